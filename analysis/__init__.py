@@ -1,0 +1,1 @@
+"""The middle floor: observations and cluster facts in; journeys, verdicts and findings out. Pure."""

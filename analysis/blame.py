@@ -1,0 +1,131 @@
+"""Who replaced a source address: the catalogue of docs/findings.md, read from packets, addresses and facts."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+
+from analysis.addresses import AddressBook, OwnerKind, TargetKind, text
+from analysis.expectation import EXTERNAL_WAYS
+from analysis.facts import Facts, Policy
+from analysis.hops import Change, Step
+from daemonset.observation import TapKind
+
+
+class Mechanism(enum.StrEnum):
+    """What replaced the source address, in words for the report."""
+
+    POLICY_CLUSTER = "kube-proxy masquerade (externalTrafficPolicy: Cluster)"
+    MASQUERADE_ALL = "kube-proxy masquerade (--masquerade-all)"
+    CLUSTER_CIDR = "kube-proxy masquerade (source outside clusterCIDR)"
+    HAIRPIN = "kube-proxy masquerade (a pod reached itself through the Service)"
+    NODE_LOCAL = "kube-proxy masquerade (client on the node itself)"
+    IPVS_EXTERNAL_IP = "kube-proxy masquerade (KUBE-MARK-MASQ of an external IP in IPVS mode)"
+    CNI = "CNI masquerade"
+    SERVICE_LB = "masquerade in an in-cluster load balancer pod (svclb)"
+    BALANCER = "load balancer SNAT before the cluster"
+    UNKNOWN = "SNAT by an unnamed rule"
+
+
+CODES = {
+    Mechanism.POLICY_CLUSTER: "SIP101",
+    Mechanism.CNI: "SIP102",
+    Mechanism.BALANCER: "SIP103",
+    Mechanism.SERVICE_LB: "SIP105",
+    Mechanism.MASQUERADE_ALL: "SIP106",
+    Mechanism.CLUSTER_CIDR: "SIP107",
+    Mechanism.IPVS_EXTERNAL_IP: "SIP108",
+    Mechanism.HAIRPIN: "SIP109",
+    Mechanism.NODE_LOCAL: "SIP110",
+    Mechanism.UNKNOWN: "SIP111",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """One replacement: where, and by what."""
+
+    change: Change
+    node: str | None
+    mechanism: Mechanism
+
+
+def blame(change: Change, steps: Sequence[Step], book: AddressBook, facts: Facts) -> Blame:
+    """Name the mechanism behind one change of the source address."""
+    taken = book.owner(change.after.addresses.src)
+    if _at_balancer(change, taken.kind):
+        return Blame(change, _place(change, taken.node), Mechanism.BALANCER)
+    if taken.kind is OwnerKind.BALANCER:
+        return Blame(change, taken.node or change.after.place, Mechanism.SERVICE_LB)
+    node = taken.node or _place(change, None)
+    return Blame(change, node, _on_node(change, steps, node, book, facts))
+
+
+def _at_balancer(change: Change, taken: OwnerKind) -> bool:
+    """Replaced on the balancer's own host, as its taps show, or before anything of the cluster saw it."""
+    at_tap = TapKind.LB in {change.before.kind, change.after.kind} and change.after.kind is not None
+    outside = change.before.kind in {TapKind.CLIENT, TapKind.LB}
+    return (at_tap and change.before.kind is not TapKind.POD and change.after.kind is TapKind.LB) or (
+        outside and taken is OwnerKind.BALANCER
+    )
+
+
+def _place(change: Change, owner: str | None) -> str | None:
+    if owner is not None:
+        return owner
+    return change.after.place if change.before.place == change.after.place else change.before.place
+
+
+def _on_node(
+    change: Change, steps: Sequence[Step], node: str | None, book: AddressBook, facts: Facts
+) -> Mechanism:
+    entry = _entry(change, steps)
+    if entry is None or entry.target is None:
+        # Already on its way to an endpoint when its source changed: kube-proxy was done with it.
+        return Mechanism.CNI if facts.known and change.before.at_endpoint else Mechanism.UNKNOWN
+    if change.before.at_endpoint and entry.place not in {change.before.place, node}:
+        return Mechanism.CNI
+    return _by_kube_proxy(entry, change, book, facts) or Mechanism.CNI
+
+
+def _entry(change: Change, steps: Sequence[Step]) -> Step | None:
+    """The last step before the change at which an endpoint had still to be chosen."""
+    before = steps[: steps.index(change.after)]
+    return next((step for step in reversed(before) if step.frontend), None)
+
+
+def _by_kube_proxy(entry: Step, change: Change, book: AddressBook, facts: Facts) -> Mechanism | None:
+    """The rule of kube-proxy that masquerades such a packet, or None where none does."""
+    target, source = entry.target, book.owner(entry.addresses.src)
+    assert target is not None
+    endpoint = book.owner(change.after.addresses.dst)
+    if source.kind is OwnerKind.POD and endpoint == source:
+        return Mechanism.HAIRPIN
+    if facts.masquerade_all:
+        return Mechanism.MASQUERADE_ALL
+    if target.kind in EXTERNAL_WAYS:
+        if facts.proxy_mode == "ipvs" and target.kind is TargetKind.EXTERNAL_IP:
+            return Mechanism.IPVS_EXTERNAL_IP
+        if target.service.external_policy is Policy.CLUSTER:
+            return Mechanism.POLICY_CLUSTER
+        local = source.kind in {OwnerKind.NODE, OwnerKind.LOOPBACK}
+        return Mechanism.NODE_LOCAL if local else None
+    if source.kind in {OwnerKind.NODE, OwnerKind.LOOPBACK}:
+        return Mechanism.NODE_LOCAL
+    return Mechanism.CLUSTER_CIDR if _off_cluster(entry.addresses.src, facts) else None
+
+
+def _off_cluster(source: int, facts: Facts) -> bool:
+    """Whether kube-proxy takes the source for one from outside the cluster."""
+    ranges = facts.cluster_cidrs or tuple(cidr for node in facts.nodes for cidr in node.pod_cidrs)
+    address = ip_address(text(source))
+    for cidr in ranges:
+        try:
+            network = ip_network(cidr, strict=False)
+        except ValueError:
+            continue
+        if network.version == address.version and address in network:
+            return False
+    return True

@@ -1,0 +1,223 @@
+"""The catalogue of findings. A code is never used again for something else; a retired one stays, marked.
+
+1xx who replaced the source address · 2xx connections that reach nobody · 3xx PROXY protocol · 4xx how a
+connection went, worth knowing · 9xx what the capture could not see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analysis.report import Severity
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One kind of finding. `explanation` and `fix` are whole sentences for a reader who is tired."""
+
+    code: str
+    severity: Severity
+    title: str
+    explanation: str
+    fix: str
+
+    @property
+    def docs(self) -> str:
+        """Where the finding is explained at length."""
+        return f"docs/findings.md#{self.code.lower()}"
+
+
+_ALL = (
+    Definition(
+        "SIP101", Severity.ERROR, "kube-proxy replaced the client's address (externalTrafficPolicy: Cluster)",
+        "With policy Cluster a node may forward a connection to an endpoint on any node. So that the answer comes "
+        "back through the same node, kube-proxy marks every connection from outside (0x4000) and masquerades it: "
+        "the endpoint sees an address of the node instead of the client's. This happens even when the endpoint is "
+        "on the node that was asked.",
+        "Set spec.externalTrafficPolicy: Local on this Service (the ingress controller's, not the application's). "
+        "Nodes without a ready endpoint then drop such connections, so the load balancer must health-check the "
+        "Service's healthCheckNodePort, and endpoints should run on every node that it uses.",
+    ),
+    Definition(
+        "SIP102", Severity.ERROR, "The CNI replaced the client's address",
+        "The source address was replaced although kube-proxy had no reason to. A masquerade rule of the network "
+        "plugin or of the host catches this traffic, usually one meant for pods that leave the cluster.",
+        "Exclude traffic towards the pod network from the masquerade: flannel --ip-masq / iptables-forward-rules, "
+        "Calico natOutgoing, the ip-masq-agent's nonMasqueradeCIDRs, or the bridge plugin's ipMasq.",
+    ),
+    Definition(
+        "SIP103", Severity.ERROR, "A load balancer replaced the client's address before the cluster",
+        "Packets reach the nodes with an address of the load balancer as their source. Nothing inside the cluster "
+        "can bring the client's address back.",
+        "Let the balancer keep the source address (for example client IP preservation, direct server return), or "
+        "let it send the PROXY protocol and make the ingress expect it.",
+    ),
+    Definition(
+        "SIP104", Severity.ERROR, "The load balancer made its own connection without a PROXY header",
+        "The balancer ends the client's connection and opens one of its own. Its first bytes are the client's "
+        "data, so nothing in this connection names the client.",
+        "Turn the PROXY protocol on at the balancer and at the ingress at the same time, or use a balancer mode "
+        "that passes packets through with their source address.",
+    ),
+    Definition(
+        "SIP105", Severity.ERROR, "An in-cluster load balancer pod replaced the client's address",
+        "The pods that implement the load balancer inside the cluster (klipper-lb, svclb) masquerade what they "
+        "forward, so the endpoint sees the pod.",
+        "Use a balancer that works without masquerade (MetalLB, kube-vip), or run the ingress with hostNetwork.",
+    ),
+    Definition(
+        "SIP106", Severity.ERROR, "kube-proxy masquerades everything (--masquerade-all)",
+        "kube-proxy runs with masqueradeAll, which replaces the source of every connection to a Service, also "
+        "under policy Local.",
+        "Set masqueradeAll: false in kube-proxy's configuration and restart it.",
+    ),
+    Definition(
+        "SIP107", Severity.WARNING, "kube-proxy took the client for one from outside the cluster (clusterCIDR)",
+        "A connection to a cluster IP whose source is outside kube-proxy's clusterCIDR is masqueraded.",
+        "Make clusterCIDR cover the pod network, or reach the Service through its external address under policy "
+        "Local.",
+    ),
+    Definition(
+        "SIP108", Severity.ERROR, "kube-proxy replaced the client's address (external IP in IPVS mode)",
+        "In IPVS mode kube-proxy marks connections to external IPs for masquerade even under policy Local "
+        "(kubernetes#62537).",
+        "Publish the address through status.loadBalancer instead of spec.externalIPs, or use the iptables or "
+        "nftables mode.",
+    ),
+    Definition(
+        "SIP109", Severity.INFO, "A pod reached itself through the Service",
+        "The endpoint that was chosen is the client itself. Its source is masqueraded, or it would see packets "
+        "from its own address and drop them.",
+        "Nothing is wrong. Let the pod talk to itself directly if the address matters.",
+    ),
+    Definition(
+        "SIP110", Severity.INFO, "A client on the node itself was masqueraded",
+        "kube-proxy replaces the source of connections that begin on a node, since the address that a process "
+        "there happened to use need not be reachable from the endpoint.",
+        "Nothing is wrong with traffic from outside; test from outside the cluster.",
+    ),
+    Definition(
+        "SIP111", Severity.ERROR, "Something replaced the client's address",
+        "The source address changed on the way, and neither the cluster's objects nor the addresses tell which "
+        "rule did it.",
+        "Give the cluster's objects (--objects) so that the rule can be named, and look at the NAT rules of the "
+        "node that is named here.",
+    ),
+    Definition(
+        "SIP201", Severity.ERROR, "A node without a local endpoint drops the connection",
+        "Under policy Local a node forwards only to endpoints of its own. This one has none, so it drops the "
+        "connection in silence, and clients wait until they time out.",
+        "Let the load balancer health-check the Service's healthCheckNodePort (it answers 503 on such nodes), or "
+        "run an endpoint on every node that receives traffic (a DaemonSet, or topology spread constraints).",
+    ),
+    Definition(
+        "SIP202", Severity.ERROR, "The Service has no endpoint",
+        "No pod stands ready behind the Service, so the node rejects connections.",
+        "Look at the Service's selector and at the readiness of its pods: kubectl get endpointslices.",
+    ),
+    Definition(
+        "SIP203", Severity.WARNING, "A connection got no answer",
+        "The client repeated itself and nobody answered, and nothing in the Service's configuration calls for that.",
+        "Look for a firewall, a NetworkPolicy, reverse-path filtering or asymmetric routing after the last point "
+        "that is shown.",
+    ),
+    Definition(
+        "SIP204", Severity.WARNING, "The endpoint refused the connection",
+        "The packet reached its endpoint, and the endpoint answered with a reset: nothing listens on that port.",
+        "Compare the Service's targetPort with the port that the pod listens on.",
+    ),
+    Definition(
+        "SIP205", Severity.ERROR, "The client is outside loadBalancerSourceRanges",
+        "kube-proxy drops connections to the load balancer's address whose source is not in the Service's "
+        "spec.loadBalancerSourceRanges.",
+        "Add the client's range, or remove the restriction. If the source shown is a balancer's, the range can never "
+        "match clients.",
+    ),
+    Definition(
+        "SIP206", Severity.ERROR, "The node rejected the connection",
+        "The connection was answered with a reset or an ICMP error before anything was forwarded.",
+        "Look at the node's filter rules and at the Service's endpoints.",
+    ),
+    Definition(
+        "SIP301", Severity.INFO, "A PROXY header carries the client's address",
+        "The packets come from the load balancer, and the client is named in the PROXY header in front of the data.",
+        "Nothing to do for the address. Take care that only the balancer can reach this port: whoever can, can "
+        "claim any address.",
+    ),
+    Definition(
+        "SIP302", Severity.ERROR, "The server refuses connections that begin with a PROXY header",
+        "A PROXY header arrived and the server answered HTTP 400: consistent with a listener that does not expect "
+        "the PROXY protocol.",
+        "Turn the PROXY protocol on at this listener, or off at the load balancer.",
+    ),
+    Definition(
+        "SIP303", Severity.WARNING, "A PROXY header arrived that is not valid",
+        "The connection begins like a PROXY header, but it breaks the specification.",
+        "Look at what sends it; `probe decode` names the rule and the byte.",
+    ),
+    Definition(
+        "SIP304", Severity.WARNING, "The sender of the PROXY header is not known to be a load balancer",
+        "A PROXY header names a client, and it was sent by an address that neither the cluster's objects nor any "
+        "capture shows to be a load balancer. A client that can reach this port can claim any address.",
+        "If the sender is your balancer, capture there too (--tap lb:…), or publish its address in the Service's "
+        "status. If not, restrict who can reach the port.",
+    ),
+    Definition(
+        "SIP305", Severity.ERROR, "A client sent a PROXY header of its own",
+        "The connection comes straight from a client, and begins with a PROXY header that names another address. "
+        "The server believed it.",
+        "Restrict the port to the load balancer, or the header's trust to its address.",
+    ),
+    Definition(
+        "SIP401", Severity.INFO, "The connection was forwarded to another node",
+        "The node that was asked forwarded the connection to an endpoint on another node.",
+        "Policy Local avoids the extra hop.",
+    ),
+    Definition(
+        "SIP402", Severity.INFO, "A client inside the cluster was short-circuited",
+        "kube-proxy answers for the load balancer's address on every node, so this connection never left the "
+        "cluster and the load balancer never saw it, nor could it add a PROXY header.",
+        "If the ingress expects PROXY headers, let the Service's status say ipMode: Proxy (KEP-1860), or use the "
+        "cluster-internal name.",
+    ),
+    Definition(
+        "SIP403", Severity.INFO, "The source survived although the policy is Cluster",
+        "Policy Cluster usually means masquerade. Here the datapath keeps the source (direct server return, or an "
+        "eBPF datapath), so policy Local is not needed for the address.",
+        "Nothing to do.",
+    ),
+    Definition(
+        "SIP404", Severity.INFO, "A terminating endpoint served the connection",
+        "The node has no ready endpoint left, only one that is shutting down and still serves (KEP-1669). Its health "
+        "check already answers 503, so the load balancer is expected to stop sending.",
+        "Nothing to do during a rollout. If it lasts, the load balancer ignores the health check.",
+    ),
+    Definition(
+        "SIP901", Severity.WARNING, "The kernel dropped packets before they were read",
+        "A capture socket overflowed. Connections whose packets were dropped are judged only as far as they were "
+        "seen.",
+        "Capture with a smaller port set, or a larger buffer.",
+    ),
+    Definition(
+        "SIP902", Severity.WARNING, "A part of the cluster was not watched",
+        "A node has no tap, or its agent sent nothing.",
+        "Look at why the agent is missing there; results for connections through it can only be inconclusive.",
+    ),
+    Definition(
+        "SIP903", Severity.WARNING, "A stream of observations was cut off",
+        "An agent or a file ended without its end mark.",
+        "Capture again; what was read until then is used.",
+    ),
+    Definition(
+        "SIP904", Severity.WARNING, "The kernel's NAT record and the packets disagree",
+        "conntrack says one translation and the packets show another.",
+        "Look at both in the journey; a datapath that bypasses conntrack, or a port used twice, can do this.",
+    ),
+    Definition(
+        "SIP905", Severity.WARNING, "Connections could not be told apart",
+        "Two connections carry the same initial sequence number and no timestamps.",
+        "Capture conntrack too, which tells them apart.",
+    ),
+)  # fmt: skip
+
+CATALOGUE: dict[str, Definition] = {definition.code: definition for definition in _ALL}

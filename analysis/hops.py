@@ -1,0 +1,166 @@
+"""A leg's sightings → its steps in the order in which the packet took them.
+
+Clocks of different nodes may be seconds apart, so time orders steps only within one place. Places follow from
+structure: where the client is, then balancers, then nodes that saw the address of a Service, then nodes that
+saw only an endpoint's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from analysis.addresses import AddressBook, OwnerKind, Target
+from analysis.legs import FourTuple, Leg, NatRecord, Sighting
+from daemonset.observation import Tap, TapKind, Tunnel
+
+INWARD = (TapKind.NIC, TapKind.TUNNEL, TapKind.BRIDGE, TapKind.VETH, TapKind.POD)
+OUTWARD = (TapKind.POD, TapKind.VETH, TapKind.BRIDGE, TapKind.TUNNEL, TapKind.NIC)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One known state of the leg's addresses: at a tap, or between taps by a kernel's own record."""
+
+    place: str  # node, client or balancer
+    kind: TapKind | None  # None: a NAT record
+    interface: str | None
+    addresses: FourTuple
+    target: Target | None  # what the destination stands for
+    time: int  # ns by the place's clock
+    tunnel: Tunnel
+    sighting: Sighting | None
+
+    @property
+    def frontend(self) -> bool:
+        """Whether an endpoint has still to be chosen."""
+        return self.target is not None and self.target.frontend
+
+    @property
+    def at_endpoint(self) -> bool:
+        """Whether the destination is an endpoint of a Service."""
+        return self.target is not None and not self.target.frontend
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Between two neighbouring steps the source address changed."""
+
+    before: Step
+    after: Step
+
+
+def walk(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> tuple[Step, ...]:
+    """The steps of a leg, first to last."""
+    steps = [_step(leg, sighting, taps[sighting.tap], book) for sighting in leg.sightings]
+    home = _home(steps, leg.nat, book)
+    places = sorted({step.place for step in steps}, key=lambda place: _place_key(place, steps, home, book))
+    ordered: list[Step] = []
+    for place in places:
+        here = _order([step for step in steps if step.place == place], home == place, book)
+        records = [record for record in leg.nat if record.node == place]
+        ordered.extend(_insert_records(leg, here, records, book))
+    seen = {step.place for step in steps}
+    orphans = [record for record in leg.nat if record.node not in seen]
+    return tuple(_records_alone(leg, orphans, book)) + tuple(ordered)
+
+
+def source_changes(steps: Sequence[Step]) -> tuple[Change, ...]:
+    """Every place of the path where the source address is another than just before."""
+    pairs = pairwise(steps)
+    return tuple(Change(a, b) for a, b in pairs if a.addresses.src != b.addresses.src)
+
+
+def _step(leg: Leg, sighting: Sighting, tap: Tap, book: AddressBook) -> Step:
+    return Step(
+        place=tap.node,
+        kind=tap.kind,
+        interface=tap.interface,
+        addresses=sighting.addresses,
+        target=book.target(leg.protocol, sighting.addresses.dst, sighting.addresses.dport),
+        time=sighting.first if sighting.first is not None else sighting.seen,
+        tunnel=sighting.tunnel,
+        sighting=sighting,
+    )
+
+
+def _home(steps: list[Step], records: list[NatRecord], book: AddressBook) -> str | None:
+    """The node that the connection comes from, when the client is in the cluster."""
+    sources = [step.addresses.src for step in steps if step.frontend]
+    sources += [record.original.src for record in records]
+    for source in sources or [step.addresses.src for step in steps]:
+        owner = book.owner(source)
+        if owner.kind is OwnerKind.LOOPBACK:
+            return records[0].node if records else None
+        if owner.kind in {OwnerKind.POD, OwnerKind.NODE} and any(step.place == owner.node for step in steps):
+            return owner.node
+    return None
+
+
+def _place_key(
+    place: str, steps: list[Step], home: str | None, book: AddressBook
+) -> tuple[int, int, int, int]:
+    here = [step for step in steps if step.place == place]
+    kinds = {step.kind for step in here}
+    if TapKind.CLIENT in kinds:
+        rank = 0
+    elif place == home and any(step.frontend for step in here):
+        rank = 1
+    elif TapKind.LB in kinds:
+        rank = 2
+    elif any(step.frontend for step in here):
+        rank = 3
+    else:
+        rank = 4
+    serves = any(step.at_endpoint and book.owner(step.addresses.dst).node == place for step in here)
+    # A node whose own address is the source has sent what the others received.
+    sender = any(book.owner(step.addresses.src).node == place for step in here)
+    return rank, int(serves and not sender), int(not sender), min(step.time for step in here)
+
+
+def _order(here: list[Step], home: bool, book: AddressBook) -> list[Step]:
+    """Steps of one place. By time where every tap saw the client's own packet, else by structure."""
+
+    def structure(step: Step) -> tuple[int, int]:
+        stage = 0 if step.frontend else 2 if step.at_endpoint else 1
+        serves = step.at_endpoint and book.owner(step.addresses.dst).node == step.place
+        inward = serves if step.at_endpoint else not home
+        kinds = INWARD if inward else OUTWARD
+        return stage, kinds.index(step.kind) if step.kind in kinds else -1
+
+    if all(step.sighting is not None and step.sighting.first is not None for step in here):
+        return sorted(here, key=lambda step: (step.time, structure(step)))
+    return sorted(here, key=structure)
+
+
+def _record_step(leg: Leg, record: NatRecord, tuple_: FourTuple, time: int, book: AddressBook) -> Step:
+    target = book.target(leg.protocol, tuple_.dst, tuple_.dport)
+    return Step(record.node, None, None, tuple_, target, time, Tunnel.NONE, None)
+
+
+def _insert_records(leg: Leg, here: list[Step], records: list[NatRecord], book: AddressBook) -> list[Step]:
+    """Put what the kernel says just before the first packet that shows it.
+
+    Bridge netfilter can show a packet between its two translations, so the record goes after everything that is
+    not yet fully translated.
+    """
+    result = list(here)
+    for record in records:
+        at = next((i for i, step in enumerate(result) if step.addresses == record.translated), len(result))
+        time = result[at].time if at < len(result) else result[-1].time if result else leg.start
+        said = [_record_step(leg, record, record.translated, time, book)]
+        if all(step.addresses != record.original for step in result[:at]):
+            first = min(at, next((i for i, step in enumerate(result) if not step.frontend), at))
+            result.insert(first, _record_step(leg, record, record.original, time, book))
+            at += 1
+        result[at:at] = said
+    return result
+
+
+def _records_alone(leg: Leg, records: list[NatRecord], book: AddressBook) -> list[Step]:
+    steps: list[Step] = []
+    for record in records:
+        steps.append(_record_step(leg, record, record.original, leg.start, book))
+        steps.append(_record_step(leg, record, record.translated, leg.start, book))
+    return steps

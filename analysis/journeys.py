@@ -1,0 +1,237 @@
+"""Legs → journeys: which legs are connections of the Service, and which leg before them they continue.
+
+A balancer that makes connections of its own ends a leg. The next leg is tied to it by the strongest evidence
+there is: the PROXY header (it names the 4-tuple of the leg before), else the same first bytes in between two
+moments of the balancer's own clock. Where more than one leg could be the one before, none is taken.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from analysis.addresses import AddressBook, Owner, OwnerKind, Target, endpoint
+from analysis.facts import Facts
+from analysis.hops import Change, Step, source_changes, walk
+from analysis.legs import Leg
+from analysis.separate import separate
+from daemonset.observation import Payload, ProxyHeader, Tap, TapKind
+
+PROXY_PAYLOADS = frozenset({Payload.PROXY_V1, Payload.PROXY_V2})
+KUBE_PROXY_HEALTHZ = 10256  # kube-proxy --healthz-bind-address
+RELAY_WINDOW = 5_000_000_000  # ns within which a balancer is taken to pass on a client's first bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """One leg with its path, and what is known of it as a connection to a Service."""
+
+    leg: Leg
+    steps: tuple[Step, ...]
+    changes: tuple[Change, ...]
+    mixed: bool
+    target: Target | None  # the way into the Service that the client asked for; None without facts
+
+    @property
+    def source(self) -> int:
+        """The source address where the leg was first seen."""
+        return self.steps[0].addresses.src
+
+    @property
+    def header(self) -> ProxyHeader | None:
+        """The first PROXY header in front of the data."""
+        first = self.leg.first_bytes
+        return first.head.proxy[0] if first and first.head and first.head.proxy else None
+
+    @property
+    def from_client_tap(self) -> bool:
+        """Whether the client itself was watched opening it."""
+        return self.steps[0].kind is TapKind.CLIENT
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The leg before, and by what it was tied to this one."""
+
+    trip: Trip
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One journey: a leg into the Service, with the leg before it where a balancer made a new one."""
+
+    trip: Trip
+    before: Link | None
+    owner: Owner  # of the source where the leg began
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The journeys of a recording, and what was left out on purpose."""
+
+    connections: tuple[Connection, ...]
+    ended_at_balancer: tuple[Trip, ...]  # clients that reached a balancer, with nothing tied to it after that
+    probes: int  # health checks
+
+
+def select(legs: Iterable[Leg], taps: Sequence[Tap], book: AddressBook, facts: Facts) -> Selection:
+    """Choose the legs that are connections to the Service and tie them to the legs before."""
+    trips = [trip for leg in legs for trip in _trips(leg, taps, book)]
+    _learn_balancers(trips, taps, book, facts)
+    chosen: list[Trip] = []
+    probes = 0
+    for trip in trips:
+        if not _is_journey(trip, book, facts):
+            continue
+        if _is_probe(trip, book):
+            probes += 1
+        else:
+            chosen.append(trip)
+    selected = {id(trip) for trip in chosen}
+    fronts = [trip for trip in trips if id(trip) not in selected and _ends_at_balancer(trip, book)]
+    links = _tie(chosen, fronts, book, taps)
+    used = {id(link.trip) for link in links.values()}
+    connections = tuple(Connection(trip, links.get(id(trip)), book.owner(trip.source)) for trip in chosen)
+    return Selection(connections, tuple(trip for trip in fronts if id(trip) not in used), probes)
+
+
+def _trips(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> Iterable[Trip]:
+    for part in separate(leg, taps):
+        steps = walk(part.leg, taps, book)
+        if steps:
+            target = next((step.target for step in steps if step.frontend), None)
+            target = target or next((step.target for step in steps if step.target), None)
+            yield Trip(part.leg, steps, source_changes(steps), part.mixed, target)
+
+
+def _learn_balancers(trips: list[Trip], taps: Sequence[Tap], book: AddressBook, facts: Facts) -> None:
+    """Addresses that show themselves to be a balancer's.
+
+    One that is asked and asks at the same balancer's tap makes connections of its own; one that asks a node's
+    health-check port decides where clients are sent.
+    """
+    asked: dict[str, set[int]] = defaultdict(set)
+    asking: dict[str, set[int]] = defaultdict(set)
+    for trip in trips:
+        for step in trip.steps:
+            if step.kind is TapKind.LB:
+                asked[step.place].add(step.addresses.dst)
+                asking[step.place].add(step.addresses.src)
+    for place, addresses in asked.items():
+        for address in addresses & asking[place]:
+            book.claim_balancer(address, place)
+    ports = {service.health_check_node_port for service in facts.services} - {0}
+    for trip in trips:
+        first = trip.steps[0].addresses
+        if first.dport in ports | {KUBE_PROXY_HEALTHZ} and book.owner(first.dst).kind is OwnerKind.NODE:
+            book.claim_balancer(first.src, "a load balancer that checks the nodes' health")
+    for tap in taps:
+        if tap.kind is TapKind.LB:
+            for written in tap.addresses:
+                book.claim_balancer_text(written, tap.node)
+
+
+def _is_journey(trip: Trip, book: AddressBook, facts: Facts) -> bool:
+    if not facts.known:
+        return _is_journey_without_facts(trip)
+    if trip.target is None:
+        return False
+    if trip.target.frontend:
+        return True
+    # First seen on its way to an endpoint. From the endpoint's own node or from a pod it is what kubelets and
+    # pods do all day; from elsewhere it is a connection whose entry was not seen, or one without DNAT.
+    source, destination = book.owner(trip.source), book.owner(trip.steps[0].addresses.dst)
+    if source.kind in {OwnerKind.POD, OwnerKind.LOOPBACK}:
+        return False
+    return source.kind is OwnerKind.EXTERNAL or source.node is None or source.node != destination.node
+
+
+def _is_journey_without_facts(trip: Trip) -> bool:
+    """Without facts any connection that a client or balancer was seen to make, or that was translated."""
+    watched = any(step.kind in {TapKind.CLIENT, TapKind.LB} for step in trip.steps)
+    return watched or len({step.addresses for step in trip.steps}) > 1
+
+
+def _is_probe(trip: Trip, book: AddressBook) -> bool:
+    """A balancer's check: a bare connection, or a header that says LOCAL."""
+    if book.owner(trip.source).kind is not OwnerKind.BALANCER:
+        return False
+    if trip.header is not None:
+        return trip.header.command == "LOCAL"
+    return trip.leg.protocol == 6 and trip.leg.answered and trip.leg.first_bytes is None
+
+
+def _ends_at_balancer(trip: Trip, book: AddressBook) -> bool:
+    last = trip.steps[-1]
+    watched = {TapKind.CLIENT, TapKind.LB}
+    return (
+        all(step.kind in watched for step in trip.steps)
+        and book.owner(last.addresses.dst).kind is OwnerKind.BALANCER
+    )
+
+
+def _tie(chosen: list[Trip], fronts: list[Trip], book: AddressBook, taps: Sequence[Tap]) -> dict[int, Link]:
+    """The leg before each leg that a balancer opened, by id of the later one."""
+    by_client = {
+        (step.addresses.src, step.addresses.sport): trip for trip in fronts for step in trip.steps[:1]
+    }
+    by_digest: dict[int, list[Trip]] = defaultdict(list)
+    for trip in fronts:
+        if trip.leg.first_bytes is not None:
+            by_digest[trip.leg.first_bytes.digest].append(trip)
+    named: dict[int, Link] = {}
+    claimed: dict[int, list[tuple[Trip, Trip]]] = defaultdict(list)
+    for trip in chosen:
+        if book.owner(trip.source).kind is not OwnerKind.BALANCER:
+            continue
+        if trip.header is not None:
+            front = _named_by_header(trip.header, by_client)
+            if front is not None:
+                named[id(trip)] = Link(front, "PROXY header")
+        elif trip.leg.first_bytes is not None:
+            for front in by_digest[trip.leg.first_bytes.digest]:
+                if _could_relay(front, trip, taps):
+                    claimed[id(trip)].append((front, trip))
+    return named | _unambiguous(claimed)
+
+
+def _named_by_header(header: ProxyHeader, by_client: dict[tuple[int, int], Trip]) -> Trip | None:
+    for (address, port), trip in by_client.items():
+        if header.source == endpoint(address, port):
+            return trip
+    return None
+
+
+def _balancer_time(trip: Trip, taps: Sequence[Tap]) -> int | None:
+    """When the leg was first seen at a balancer's tap, by the balancer's clock, in ns."""
+    times = [s.seen for s in trip.leg.sightings if taps[s.tap].kind is TapKind.LB]
+    return min(times, default=None)
+
+
+def _could_relay(front: Trip, trip: Trip, taps: Sequence[Tap]) -> bool:
+    """Whether a balancer that took `front` can have opened `trip` for it, by its own clock."""
+    taken, opened = _balancer_time(front, taps), _balancer_time(trip, taps)
+    return taken is not None and opened is not None and 0 <= opened - taken <= RELAY_WINDOW
+
+
+def _unambiguous(claimed: dict[int, list[tuple[Trip, Trip]]]) -> dict[int, Link]:
+    """Ties between legs with equal first bytes, where order alone can decide: each takes the latest before it.
+
+    Two connections that overlap cannot be told apart so; then neither is tied.
+    """
+    latest = {key: max(pairs, key=lambda pair: pair[0].leg.start) for key, pairs in claimed.items()}
+    takers: dict[int, int] = defaultdict(int)
+    for front, _ in latest.values():
+        takers[id(front)] += 1
+    links: dict[int, Link] = {}
+    for key, (front, trip) in latest.items():
+        between = [
+            other
+            for other, _ in claimed[key]
+            if other is not front and takers[id(other)] == 0 and other.leg.start > front.leg.start
+        ]
+        if takers[id(front)] == 1 and not between and front.leg.start <= trip.leg.start:
+            links[key] = Link(front, "same first bytes, next in time at the balancer")
+    return links

@@ -1,0 +1,196 @@
+"""From a connection to what is known of it: the inputs of `verdict.judge`, each with its positive evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analysis.addresses import AddressBook, OwnerKind, endpoint
+from analysis.expectation import Expected, expected_at
+from analysis.facts import Facts
+from analysis.hops import Step
+from analysis.journeys import PROXY_PAYLOADS, Connection, Trip
+from analysis.recording import Recording
+from analysis.verdict import Header, Known, Silence
+from daemonset.observation import Payload, Tap, TapKind
+
+REPEATED = 500_000_000  # ns between first and last attempt; the first SYN timeout is 1 s (RFC 6298 §2.1)
+POD_SIDE = frozenset({TapKind.BRIDGE, TapKind.VETH, TapKind.POD})
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Where the capture could see: kinds of taps by place, and places whose kernel dropped packets."""
+
+    kinds: dict[str, frozenset[TapKind]]
+    lossy: frozenset[str]
+    first_bytes: bool  # whether first bytes other than signatures were to be captured
+
+    @classmethod
+    def of(cls, recording: Recording) -> Coverage:
+        """The coverage of a recording."""
+        kinds: dict[str, set[TapKind]] = {}
+        for tap in recording.taps:
+            kinds.setdefault(tap.node, set()).add(tap.kind)
+        lossy = {tap.node for tap, _, dropped in recording.losses if dropped}
+        heads = [stream.hello.features.get("heads", "on") for stream in recording.streams if stream.hello]
+        return cls(
+            kinds={place: frozenset(found) for place, found in kinds.items()},
+            lossy=frozenset(lossy),
+            first_bytes="off" not in heads,
+        )
+
+    def watches_node(self, place: str) -> bool:
+        """Whether a packet that enters this node and goes on could not have been missed."""
+        kinds = self.kinds.get(place, frozenset())
+        return TapKind.NIC in kinds and bool(kinds & POD_SIDE) and place not in self.lossy
+
+
+def entry_step(steps: Sequence[Step]) -> Step | None:
+    """The last step at which an endpoint had still to be chosen."""
+    return next((step for step in reversed(steps) if step.frontend), None)
+
+
+def endpoint_steps(steps: Sequence[Step]) -> list[Step]:
+    """Steps whose destination is the endpoint."""
+    return [step for step in steps if step.at_endpoint]
+
+
+def learn(connection: Connection, coverage: Coverage, book: AddressBook, facts: Facts) -> Known:
+    """All that the verdict asks for."""
+    trip = connection.trip
+    forwarded = _forwarded(trip, facts)
+    proxied = connection.owner.kind is OwnerKind.BALANCER and not trip.from_client_tap
+    return Known(
+        mixed=trip.mixed,
+        header=header_of(connection, coverage),
+        forwarded=forwarded,
+        rejected=bool(trip.leg.refusals) and not trip.leg.answered,
+        silence=Silence.NONE if forwarded else _silence(connection, coverage, facts),
+        replaced=bool(trip.changes),
+        proxied=proxied,
+        proxied_certain=proxied,
+        origin_certain=_origin_certain(connection, facts),
+        delivered=delivered(trip, book, facts),
+    )
+
+
+def header_of(connection: Connection, coverage: Coverage) -> Header:
+    """What is known of a PROXY header on the leg."""
+    trip = connection.trip
+    first = trip.leg.first_bytes
+    if trip.leg.protocol != 6 and first is None:
+        return Header.ABSENT
+    if first is None:
+        # A header would have passed the kernel filter; other data was not asked for.
+        return Header.UNKNOWN if coverage.first_bytes else Header.ABSENT
+    if first.payload not in PROXY_PAYLOADS:
+        return Header.ABSENT
+    if trip.header is None:
+        broken = first.head is not None and first.head.proxy_error is not None
+        return Header.BROKEN if broken else Header.UNKNOWN
+    if trip.header.source is None or trip.header.command != "PROXY":
+        return Header.NO_CLIENT
+    return _taken(connection, trip)
+
+
+def _taken(connection: Connection, trip: Trip) -> Header:
+    response = trip.leg.response
+    if response is None:
+        return Header.UNANSWERED
+    if response.payload is not Payload.HTTP_RESPONSE:
+        return Header.UNANSWERED
+    start = response.head.http.start if response.head and response.head.http else ""
+    if " 400" in start[:13]:
+        return Header.REFUSED
+    return Header.TAKEN if sender_trusted(connection) else Header.FORGEABLE
+
+
+def sender_trusted(connection: Connection) -> bool:
+    """Whether the header's sender is shown to be a balancer, or to carry on a connection that was seen."""
+    return connection.before is not None or connection.owner.kind is OwnerKind.BALANCER
+
+
+def forged(connection: Connection) -> bool:
+    """Whether a client that was itself watched names another address in a header of its own."""
+    trip = connection.trip
+    if trip.header is None or trip.header.source is None or not trip.from_client_tap:
+        return False
+    return trip.header.source != endpoint(trip.source, trip.steps[0].addresses.sport)
+
+
+def _forwarded(trip: Trip, facts: Facts) -> bool:
+    if facts.known:
+        return any(step.at_endpoint or step.kind is None for step in trip.steps)
+    return len({step.addresses for step in trip.steps}) > 1 or trip.steps[-1].kind is TapKind.POD
+
+
+def delivered(trip: Trip, book: AddressBook, facts: Facts) -> bool:
+    """Whether the leg was seen where nothing but its endpoint can follow."""
+    if not facts.known:
+        return trip.steps[-1].kind is TapKind.POD
+    for step in trip.steps:
+        if not step.at_endpoint:
+            continue
+        owner = book.owner(step.addresses.dst)
+        if step.kind is TapKind.POD:
+            return True
+        if step.kind in POD_SIDE and owner.node in {step.place, None}:
+            return True
+        if step.kind is TapKind.NIC and owner.kind is OwnerKind.NODE and owner.node == step.place:
+            return True
+    return False
+
+
+def _origin_certain(connection: Connection, facts: Facts) -> bool:
+    """Whether nothing before the first sighting can have been the real source."""
+    first = connection.trip.steps[0]
+    if first.kind is TapKind.CLIENT:
+        return True
+    if not facts.known:
+        return False
+    kind = connection.owner.kind
+    if kind is OwnerKind.EXTERNAL:
+        return True
+    if not first.frontend:
+        return False  # translated already, and the address is one that a translation can produce
+    if kind is OwnerKind.POD:
+        return first.place == connection.owner.node
+    if kind is OwnerKind.LOOPBACK:
+        return True
+    # A node's own address, before DNAT, on that very node: a process of the node asked.
+    return kind is OwnerKind.NODE and first.place == connection.owner.node
+
+
+def _silence(connection: Connection, coverage: Coverage, facts: Facts) -> Silence:
+    trip = connection.trip
+    if trip.leg.answered or trip.leg.refusals:
+        return Silence.NONE
+    entry = _entry_on_node(trip.steps, facts)
+    if entry is None or not coverage.watches_node(entry.place):
+        return Silence.BLIND
+    here = [step.sighting for step in trip.steps if step.place == entry.place and step.sighting]
+    if not any(s.syns > 1 and s.last - (s.first or s.last) >= REPEATED for s in here):
+        return Silence.TOO_SHORT
+    if expectation(connection, entry) in {Expected.DROP_NO_LOCAL_ENDPOINT, Expected.DROP_SOURCE_RANGE}:
+        return Silence.EXPECTED
+    return Silence.UNEXPLAINED
+
+
+def _entry_on_node(steps: Sequence[Step], facts: Facts) -> Step | None:
+    """Where the leg met the first node of the cluster."""
+    outside = {TapKind.CLIENT, TapKind.LB}
+    on_nodes = [step for step in steps if step.kind not in outside and (step.frontend or not facts.known)]
+    return on_nodes[-1] if on_nodes else None
+
+
+def expectation(connection: Connection, entry: Step) -> Expected:
+    """What the facts call for at the node where the leg entered."""
+    if entry.target is None:
+        return Expected.FORWARD
+    return expected_at(entry.target, entry.place, entry.addresses.src, connection.owner)
+
+
+def watched_places(taps: Sequence[Tap]) -> set[str]:
+    """Names of places with at least one tap."""
+    return {tap.node for tap in taps}

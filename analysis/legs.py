@@ -1,0 +1,426 @@
+"""Observations → legs: one TCP connection or UDP exchange followed across taps, nodes and NAT.
+
+NAT rewrites addresses and ports and nothing else of a handshake. So a TCP leg is followed by what stays:
+
+1. A SYN carries the client's initial sequence number (ISN) and timestamp; the SYN-ACK acknowledges ISN + 1 and
+   echoes the timestamp (RFC 9293 §3.5, RFC 7323 §3). Both therefore name the same leg, on either side of NAT.
+2. Rows of one ISN are one leg unless time or timestamp says otherwise: a silence longer than any SYN
+   retransmission gap (`SILENCE`), or timestamps further apart than retransmissions can be (`TIMESTAMP_SPAN`).
+3. The client's first data byte has sequence number ISN + 1, the server's first its own ISN + 1; they are tied to
+   the leg by that and by a tuple which the leg already has at the same tap.
+4. A UDP exchange is followed by the digest of its datagrams; datagrams of one tuple at one tap are one exchange.
+5. NAT records join by exact tuple on their own node.
+
+All joins run in DuckDB over columns, whatever the number of rows; Python sees legs, not packets. This file knows
+nothing of Services, owners or verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from analysis.addresses import EXACT_TAPS
+from analysis.recording import Recording, Rows
+from daemonset.observation import Head, Payload, Tunnel
+
+SILENCE = 90_000_000_000  # ns; Linux and others wait at most 64 s between two SYNs of one connection
+TIMESTAMP_SPAN = 300_000  # ticks of the timestamp clock, 1 ms or slower on every stack known
+UDP_SILENCE = 30_000_000_000  # ns; nf_conntrack_udp_timeout
+CLOCK_SLACK = 60_000_000_000  # ns by which the clocks of two nodes may differ
+
+#: Decides whether (protocol, address words, port) is where a Service listens; tells the ways of UDP apart.
+IsServer = Callable[[int, int, int], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class FourTuple:
+    """Source and destination of a packet from the client's side; addresses as 128-bit integers."""
+
+    src: int
+    sport: int
+    dst: int
+    dport: int
+
+
+@dataclass(slots=True)
+class Sighting:
+    """One tuple of a leg at one tap, whether seen in the client's packets or, mirrored, in the answers."""
+
+    tap: int
+    addresses: FourTuple
+    tunnel: Tunnel
+    first: (
+        int | None
+    )  # ns; first SYN or datagram of the client here, None where only answers or data were seen
+    seen: int  # ns; first packet of any kind here
+    last: int  # ns; last SYN or datagram of the client here
+    syns: int
+    replied: bool
+    outer: tuple[int, int] | None = None  # addresses of the tunnel
+
+
+@dataclass(frozen=True, slots=True)
+class NatRecord:
+    """What a node's kernel says it did to the leg."""
+
+    node: str
+    time: int
+    original: FourTuple
+    translated: FourTuple  # the reply tuple, mirrored: how the packet leaves
+
+
+@dataclass(frozen=True, slots=True)
+class FirstBytes:
+    """The first segment that one side sent."""
+
+    tap: int
+    time: int
+    payload: Payload
+    digest: int
+    head: Head | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A RST before any data, or an ICMP error that quotes the leg's packet."""
+
+    tap: int
+    time: int
+    icmp: int  # 0: RST
+    sender: int  # address of who refused
+
+
+@dataclass(slots=True)
+class Leg:
+    """One connection as far as it was seen."""
+
+    number: int
+    protocol: int
+    isn: int
+    start: int  # ns
+    sightings: list[Sighting] = field(default_factory=list)
+    nat: list[NatRecord] = field(default_factory=list)
+    first_bytes: FirstBytes | None = None
+    response: FirstBytes | None = None
+    refusals: list[Refusal] = field(default_factory=list)
+    answered: bool = False
+
+
+def find_legs(recording: Recording, is_server: IsServer) -> list[Leg]:
+    """All legs of a recording, in order of their first packet."""
+    database = duckdb.connect(":memory:")
+    try:
+        database.execute("set threads to 2")
+        _load(database, recording)
+        _follow_tcp(database)
+        _follow_udp(database, is_server)
+        _sight(database)
+        _attach(database)
+        return _collect(database, recording)
+    finally:
+        database.close()
+
+
+def _columns(table: Rows) -> dict[str, Rows]:
+    return {name: np.ascontiguousarray(table[name]) for name in table.dtype.names or ()}
+
+
+def _load(database: duckdb.DuckDBPyConnection, recording: Recording) -> None:
+    columns = _columns(recording.packets)
+    columns["row"] = np.arange(len(recording.packets), dtype=np.int64)
+    database.register("packets", columns)
+    database.register(
+        "nat", _columns(recording.nat) | {"record": np.arange(len(recording.nat), dtype=np.int64)}
+    )
+    nodes = {name: number for number, name in enumerate(recording.nodes)}
+    taps = {
+        "tap": np.arange(len(recording.taps), dtype=np.uint32),
+        "node": np.array([nodes[tap.node] for tap in recording.taps], dtype=np.uint16),
+        "exact": np.array([tap.kind in EXACT_TAPS for tap in recording.taps], dtype=bool),
+    }
+    database.register("taps", taps)
+
+
+# The tuple's columns, in the client's direction, and mirrored for packets of the server.
+_FORWARD = "src_hi, src_lo, sport, dst_hi, dst_lo, dport"
+_MIRRORED = (
+    "dst_hi as src_hi, dst_lo as src_lo, dport as sport, src_hi as dst_hi, src_lo as dst_lo, sport as dport"
+)
+_OUTER = "outer_src_hi, outer_src_lo, outer_dst_hi, outer_dst_lo"
+_SAME_TUPLE = " and ".join(f"a.{column} = b.{column}" for column in _FORWARD.split(", "))
+_SAME_MIRRORED = (
+    "a.src_hi = b.dst_hi and a.src_lo = b.dst_lo and a.sport = b.dport"
+    " and a.dst_hi = b.src_hi and a.dst_lo = b.src_lo and a.dport = b.sport"
+)
+
+
+def _follow_tcp(database: duckdb.DuckDBPyConnection) -> None:
+    """Table `handshake`: every SYN and SYN-ACK with the number of its leg. Flags: 2 SYN, 16 ACK, 4 RST."""
+    database.execute(f"""
+        create temp table handshake as
+        with named as (
+            select row, tap, time, 6::utinyint as protocol, {_FORWARD}, {_OUTER}, tunnel, true as forward,
+                   seq as isn, tsval as stamp, null::uinteger as server_isn
+            from packets where protocol = 6 and icmp = 0 and (flags & 22) = 2
+            union all
+            select row, tap, time, 6, {_MIRRORED}, {_OUTER}, tunnel, false,
+                   ((ack::bigint - 1) & 4294967295)::uinteger, tsecr, seq
+            from packets where protocol = 6 and icmp = 0 and (flags & 22) = 18
+        ),
+        timed as (
+            select *, (time - lag(time, 1, time) over by_time > {SILENCE})::int as pause from named
+            window by_time as (partition by isn order by time)
+        ),
+        bursts as (
+            select *, sum(pause) over (partition by isn order by time, row) as burst from timed
+        ),
+        stamped as (
+            select *, (stamp::bigint - lag(stamp::bigint, 1, stamp::bigint) over by_stamp > {TIMESTAMP_SPAN}
+                       or (stamp <> 0 and lag(stamp, 1, stamp) over by_stamp = 0))::int as jump from bursts
+            window by_stamp as (partition by isn, burst order by stamp)
+        ),
+        clustered as (
+            select *, sum(jump) over (partition by isn, burst order by stamp, row) as cluster from stamped
+        )
+        select * exclude (pause, jump, burst, cluster),
+               min(row) over (partition by isn, burst, cluster) as leg
+        from clustered
+    """)  # noqa: S608 - only constants of this module are put into the text
+
+
+def _follow_udp(database: duckdb.DuckDBPyConnection, is_server: IsServer) -> None:
+    """Append to `handshake` the datagrams of clients, their answers, and the number of their exchange."""
+    database.register("servers", _servers(database, is_server))
+    # Labels travel from datagram to tuple and back three times: enough for an exchange seen on any number of
+    # taps, since one shared datagram or one shared tuple joins two groups at once.
+    label = "partition by digest, burst"
+    tuples = f"partition by tap, {_FORWARD}, burst"
+    database.execute(f"""
+        insert into handshake by name
+        with asked as (
+            select p.* from packets p join servers s
+              on p.dst_hi = s.hi and p.dst_lo = s.lo and p.dport = s.port
+            where p.protocol = 17 and p.icmp = 0 and p.digest <> 0
+        ),
+        timed as (
+            select *, (time - lag(time, 1, time) over by_time > {UDP_SILENCE})::int as pause from asked
+            window by_time as (partition by digest order by time)
+        ),
+        l0 as (select *, sum(pause) over (partition by digest order by time, row) as burst from timed),
+        l1 as (select *, min(row) over ({label}) as l from l0),
+        l2 as (select * replace (min(l) over ({tuples}) as l) from l1),
+        l3 as (select * replace (min(l) over ({label}) as l) from l2),
+        l4 as (select * replace (min(l) over ({tuples}) as l) from l3),
+        client as (select * replace (min(l) over ({label}) as l) from l4)
+        select row, tap, time, protocol, {_FORWARD}, {_OUTER}, tunnel, true as forward,
+               0::uinteger as isn, 0::uinteger as stamp, null::uinteger as server_isn, l as leg
+        from client
+    """)  # noqa: S608 - only constants of this module are put into the text
+    database.execute(f"""
+        insert into handshake by name
+        select b.row, b.tap, b.time, 17::utinyint as protocol,
+               b.dst_hi as src_hi, b.dst_lo as src_lo, b.dport as sport,
+               b.src_hi as dst_hi, b.src_lo as dst_lo, b.sport as dport,
+               b.outer_src_hi, b.outer_src_lo, b.outer_dst_hi, b.outer_dst_lo, b.tunnel,
+               false as forward, 0::uinteger as isn, 0::uinteger as stamp, 0::uinteger as server_isn, a.leg
+        from packets b join (
+            select leg, tap, {_FORWARD}, min(time) as first, max(time) as last
+            from handshake where protocol = 17 group by all
+        ) a on a.tap = b.tap and {_SAME_MIRRORED}
+           and b.time between a.first and a.last + {UDP_SILENCE}
+        where b.protocol = 17 and b.icmp = 0
+        qualify row_number() over (partition by b.row order by a.first desc) = 1
+    """)  # noqa: S608 - only constants of this module are put into the text
+
+
+def _servers(database: duckdb.DuckDBPyConnection, is_server: IsServer) -> dict[str, Rows]:
+    """Where UDP servers are, among the destinations seen: by facts through `is_server`."""
+    found = database.execute("""
+        select distinct dst_hi, dst_lo, dport from packets where protocol = 17 and icmp = 0
+    """).fetchall()
+    kept = [(high, low, port) for high, low, port in found if is_server(17, high << 64 | low, port)]
+    table = np.array(kept, dtype=[("hi", "<u8"), ("lo", "<u8"), ("port", "<u2")])
+    return _columns(table)
+
+
+def _sight(database: duckdb.DuckDBPyConnection) -> None:
+    """Table `sightings`: one row for each tuple of a leg at each tap.
+
+    Answers count as sightings only where the tap shows them as they are on the wire.
+    """
+    database.execute(f"""
+        create temp table sightings as
+        select h.leg, h.tap, h.tunnel, {_FORWARD}, any_value(t.node) as node,
+               min(time) filter (forward) as first, min(time) as seen,
+               max(time) filter (forward) as last,
+               count(distinct time) filter (forward) as syns,
+               bool_or(not forward) as replied,
+               min(outer_src_hi) filter (forward) as osh, min(outer_src_lo) filter (forward) as osl,
+               min(outer_dst_hi) filter (forward) as odh, min(outer_dst_lo) filter (forward) as odl
+        from handshake h join taps t using (tap)
+        where h.forward or t.exact
+        group by h.leg, h.tap, h.tunnel, {_FORWARD}
+    """)  # noqa: S608 - only constants of this module are put into the text
+    database.execute("""
+        create temp table legs as
+        select leg, any_value(protocol) as protocol, any_value(isn) as isn, min(time) as start, max(time) as finish,
+               bool_or(not forward) as answered, min(server_isn) as server_isn
+        from handshake group by leg
+    """)
+
+
+def _attach(database: duckdb.DuckDBPyConnection) -> None:
+    """Tables `first_bytes`, `refusals` and `translations`: what else is tied to a leg."""
+    # The first bytes of either side: sequence number ISN + 1 and a tuple that the leg has at that tap.
+    database.execute(f"""
+        create temp table first_bytes as
+        select l.leg, b.row, b.time, true as client
+        from packets b
+        join legs l on l.isn = ((b.seq::bigint - 1) & 4294967295)::uinteger and l.protocol = 6
+        join sightings a on a.leg = l.leg and a.tap = b.tap and {_SAME_TUPLE}
+        where b.protocol = 6 and b.icmp = 0 and b.length > 0 and (b.flags & 6) = 0
+        union all
+        select l.leg, b.row, b.time, true
+        from packets b
+        join legs l on l.isn = b.seq and l.protocol = 6
+        join sightings a on a.leg = l.leg and a.tap = b.tap and {_SAME_TUPLE}
+        where b.protocol = 6 and b.icmp = 0 and b.length > 0 and (b.flags & 22) = 2
+        union all
+        select l.leg, b.row, b.time, false
+        from packets b
+        join legs l on l.server_isn = ((b.seq::bigint - 1) & 4294967295)::uinteger and l.protocol = 6
+        join sightings a on a.leg = l.leg and a.tap = b.tap and {_SAME_MIRRORED}
+        where b.protocol = 6 and b.icmp = 0 and b.length > 0 and (b.flags & 6) = 0
+    """)  # noqa: S608 - only constants of this module are put into the text
+    database.execute(f"""
+        create temp table refusals as
+        select l.leg, b.row from packets b
+        join legs l on l.protocol = 6 and l.isn = ((b.ack::bigint - 1) & 4294967295)::uinteger
+        join sightings a on a.leg = l.leg and a.tap = b.tap and {_SAME_MIRRORED}
+        where b.protocol = 6 and b.icmp = 0 and (b.flags & 20) = 20
+        union
+        select l.leg, b.row from packets b
+        join legs l on l.protocol = b.protocol and l.isn = b.seq
+        where b.icmp <> 0 and b.protocol = 6
+          and b.time between l.start - {CLOCK_SLACK} and l.finish + {CLOCK_SLACK}
+        union
+        select a.leg, b.row from packets b
+        join sightings a on a.tap = b.tap and {_SAME_TUPLE}
+        where b.icmp <> 0 and b.protocol = 17
+    """)  # noqa: S608 - only constants of this module are put into the text
+    # A record is of the leg that used its tuple last before the record was read: ports are used again.
+    original = "a.src_hi = n.orig_src_hi and a.src_lo = n.orig_src_lo and a.sport = n.orig_sport"
+    original += " and a.dst_hi = n.orig_dst_hi and a.dst_lo = n.orig_dst_lo and a.dport = n.orig_dport"
+    translated = "a.src_hi = n.reply_dst_hi and a.src_lo = n.reply_dst_lo and a.sport = n.reply_dport"
+    translated += " and a.dst_hi = n.reply_src_hi and a.dst_lo = n.reply_src_lo and a.dport = n.reply_sport"
+    database.execute(f"""
+        create temp table translations as
+        with matched as (
+            select a.leg, n.record, a.seen, n.time from nat n
+            join sightings a on a.node = n.node and {original}
+            join legs l on l.leg = a.leg and l.protocol = n.protocol
+            union all
+            select a.leg, n.record, a.seen, n.time from nat n
+            join sightings a on a.node = n.node and {translated}
+            join legs l on l.leg = a.leg and l.protocol = n.protocol
+        )
+        select leg, record from matched
+        where time = 0 or seen <= time + 1000000000
+        group by leg, record, time
+        qualify row_number() over (partition by record order by max(seen) desc) = 1
+    """)  # noqa: S608 - only constants of this module are put into the text
+
+
+def _collect(database: duckdb.DuckDBPyConnection, recording: Recording) -> list[Leg]:
+    legs: dict[int, Leg] = {}
+    for leg, protocol, isn, start, answered in database.execute(
+        "select leg, protocol, isn, start, answered from legs order by start, leg"
+    ).fetchall():
+        legs[leg] = Leg(leg, protocol, isn, start, answered=answered)
+    for row in database.execute("""
+        select leg, tap, tunnel, src_hi, src_lo, sport, dst_hi, dst_lo, dport, first, seen, last, syns, replied,
+               osh, osl, odh, odl
+        from sightings order by leg, seen, tap
+    """).fetchall():
+        legs[row[0]].sightings.append(_sighting(row))
+    for leg, row, client in database.execute(
+        "select leg, row, client from first_bytes order by time, row"
+    ).fetchall():
+        _first_bytes(legs[leg], recording, row, client)
+    for leg, row in database.execute("select leg, row from refusals order by row").fetchall():
+        legs[leg].refusals.append(_refusal(recording, row))
+    for leg, record in database.execute("select leg, record from translations order by record").fetchall():
+        _translation(legs[leg], recording, record)
+    return list(legs.values())
+
+
+def _word(high: int, low: int) -> int:
+    return int(high) << 64 | int(low)
+
+
+def _sighting(row: Any) -> Sighting:
+    (_, tap, tunnel, sh, sl, sport, dh, dl, dport, first, seen, last, syns, replied, *outer) = row
+    addresses = None
+    if tunnel and outer[0] is not None:
+        addresses = (_word(outer[0], outer[1]), _word(outer[2], outer[3]))
+    return Sighting(
+        tap=tap,
+        addresses=FourTuple(_word(sh, sl), sport, _word(dh, dl), dport),
+        tunnel=Tunnel(tunnel),
+        first=first,
+        seen=seen,
+        last=last if last is not None else seen,
+        syns=syns,
+        replied=replied,
+        outer=addresses,
+    )
+
+
+def _first_bytes(leg: Leg, recording: Recording, row: int, client: bool) -> None:
+    packet = recording.packets[row]
+    head = int(packet["head"])
+    first = FirstBytes(
+        tap=int(packet["tap"]),
+        time=int(packet["time"]),
+        payload=Payload(int(packet["payload"])),
+        digest=int(packet["digest"]),
+        head=recording.heads[head - 1] if head else None,
+    )
+    if client:
+        # A truncated capture may show the same segment with less of it; the fullest reading counts.
+        if leg.first_bytes is None or (leg.first_bytes.head is None and head):
+            leg.first_bytes = first
+    elif leg.response is None:
+        leg.response = first
+
+
+def _refusal(recording: Recording, row: int) -> Refusal:
+    packet = recording.packets[row]
+    icmp = int(packet["icmp"])
+    sender = ("outer_src_hi", "outer_src_lo") if icmp else ("src_hi", "src_lo")
+    return Refusal(int(packet["tap"]), int(packet["time"]), icmp, _word(packet[sender[0]], packet[sender[1]]))
+
+
+def _translation(leg: Leg, recording: Recording, record: int) -> None:
+    row = recording.nat[record]
+    original = FourTuple(
+        _word(row["orig_src_hi"], row["orig_src_lo"]),
+        int(row["orig_sport"]),
+        _word(row["orig_dst_hi"], row["orig_dst_lo"]),
+        int(row["orig_dport"]),
+    )
+    translated = FourTuple(
+        _word(row["reply_dst_hi"], row["reply_dst_lo"]),
+        int(row["reply_dport"]),
+        _word(row["reply_src_hi"], row["reply_src_lo"]),
+        int(row["reply_sport"]),
+    )
+    node = recording.nodes[int(row["node"])]
+    known = {(entry.node, entry.original, entry.translated) for entry in leg.nat}
+    if original != translated and (node, original, translated) not in known:
+        leg.nat.append(NatRecord(node, int(row["time"]), original, translated))

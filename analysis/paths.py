@@ -1,0 +1,195 @@
+"""Steps → the hops, replacements and node crossing that a report shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from analysis.addresses import AddressBook, OwnerKind, endpoint
+from analysis.blame import Blame
+from analysis.hops import Step
+from analysis.journeys import Connection, Trip
+from analysis.knowledge import entry_step
+from analysis.report import CrossNode, Hop, ProxyProtocol, Snat
+from daemonset.observation import Tap, TapKind, Topology, Tunnel
+
+_VIA = {
+    Tunnel.VXLAN: "vxlan",
+    Tunnel.GENEVE: "geneve",
+    Tunnel.IPIP: "ipip",
+    Tunnel.GRE: "gre",
+}
+
+#: Tunnel devices by the names that CNIs give them, for captures that come without the node's topology.
+_DEVICE_NAMES = (
+    (re.compile(r"vxlan|^flannel\.\d"), "vxlan"),
+    (re.compile(r"genev"), "geneve"),
+    (re.compile(r"^wg|wireguard|-wg|^cilium_wg"), "encrypted"),
+    (re.compile(r"^tunl|ipip|ip6tnl|^sit"), "ipip"),
+    (re.compile(r"gre"), "gre"),
+)
+_DEVICE_KINDS = {
+    "vxlan": "vxlan",
+    "geneve": "geneve",
+    "wireguard": "encrypted",
+    "ipip": "ipip",
+    "sit": "ipip",
+    "ip6tnl": "ipip",
+    "gre": "gre",
+    "gretap": "gre",
+    "ip6gre": "gre",
+}
+
+
+def source_text(step: Step) -> str:
+    """`ip:port` of the source."""
+    return endpoint(step.addresses.src, step.addresses.sport)
+
+
+def destination_text(step: Step) -> str:
+    """`ip:port` of the destination."""
+    return endpoint(step.addresses.dst, step.addresses.dport)
+
+
+def hops(connection: Connection, taps: Sequence[Tap], book: AddressBook) -> tuple[Hop, ...]:
+    """The hops of a journey, the leg before a balancer first."""
+    result: list[Hop] = []
+    trips = ([connection.before.trip] if connection.before else []) + [connection.trip]
+    for leg, trip in enumerate(trips):
+        result.extend(_leg_hops(trip, leg, book))
+    header = connection.trip.header
+    first = connection.trip.leg.first_bytes
+    if header is not None and header.source is not None and first is not None:
+        tap = taps[first.tap]
+        result.append(
+            Hop(
+                node=tap.node,
+                point="proxy-header",
+                interface=tap.interface,
+                source=header.source,
+                destination=header.destination or "",
+                changed=(),
+                evidence="header",
+                time=first.time / 1e9,
+                leg=len(trips) - 1,
+                note=f"PROXY v{header.version}",
+                tap=str(tap.kind),
+            )
+        )
+    return tuple(result)
+
+
+def _leg_hops(trip: Trip, leg: int, book: AddressBook) -> list[Hop]:
+    result: list[Hop] = []
+    previous: Step | None = None
+    for step in trip.steps:
+        changed: list[str] = []
+        if previous is not None:
+            if source_text(previous) != source_text(step):
+                changed.append("source")
+            if destination_text(previous) != destination_text(step):
+                changed.append("destination")
+        result.append(
+            Hop(
+                node=step.place,
+                point=_point(step, trip.steps, book),
+                interface=step.interface,
+                source=source_text(step),
+                destination=destination_text(step),
+                changed=tuple(changed),
+                evidence="conntrack" if step.kind is None else "packet",
+                time=step.time / 1e9,
+                leg=leg,
+                note=_VIA.get(step.tunnel),
+                tap=str(step.kind) if step.kind else None,
+            )
+        )
+        previous = step
+    return result
+
+
+def _point(step: Step, steps: Sequence[Step], book: AddressBook) -> str:
+    """The point of the way (docs/architecture.md, "The words") that a step stands for."""
+    if step.kind in {TapKind.CLIENT, TapKind.LB}:
+        return str(step.kind)
+    if step.kind is TapKind.TUNNEL or step.tunnel is not Tunnel.NONE:
+        return "tunnel"
+    asking = step.frontend or (step.target is None and step.addresses.dst == steps[0].addresses.dst)
+    if step.kind is None:
+        inside = book.owner(step.addresses.src).kind is not OwnerKind.EXTERNAL
+        return ("client" if inside else "nic") if asking else "dnat"
+    if step.kind is TapKind.POD:
+        return "client" if step.frontend and book.owner(step.addresses.src).kind is OwnerKind.POD else "pod"
+    if step.kind is TapKind.NIC:
+        earlier = steps[: steps.index(step)]
+        translated_here = any(
+            s.place == step.place and s.addresses.dst != step.addresses.dst for s in earlier
+        )
+        return "dnat" if translated_here and not step.frontend else "nic"
+    return "client" if step.frontend else "dnat"
+
+
+def replacements(blames: Sequence[Blame]) -> tuple[Snat, ...]:
+    """Each replacement of the source address."""
+    return tuple(
+        Snat(
+            node=blame.node,
+            from_=source_text(blame.change.before),
+            to=source_text(blame.change.after),
+            mechanism=str(blame.mechanism),
+        )
+        for blame in blames
+    )
+
+
+def crossing(
+    trip: Trip, taps: Sequence[Tap], topologies: dict[str, Topology], book: AddressBook
+) -> CrossNode | None:
+    """The forwarding from the node that was asked to the node of the endpoint, if they differ."""
+    entry = entry_step(trip.steps)
+    reached = [step for step in trip.steps if step.at_endpoint]
+    if entry is None or not reached:
+        return None
+    start = _entry_node(entry, book)
+    places = {tap.node for tap in taps if tap.kind not in {TapKind.CLIENT, TapKind.LB}}
+    owner = book.owner(reached[-1].addresses.dst)
+    end = owner.node or (reached[-1].place if reached[-1].place in places else None)
+    if start is None or end is None or start == end:
+        return None
+    return CrossNode(from_=start, to=end, via=_via(reached, topologies))
+
+
+def _entry_node(entry: Step, book: AddressBook) -> str | None:
+    if entry.kind in {TapKind.CLIENT, TapKind.LB}:
+        return book.owner(entry.addresses.dst).node
+    return entry.place
+
+
+def _via(steps: Sequence[Step], topologies: dict[str, Topology]) -> str:
+    for step in steps:
+        if step.tunnel is not Tunnel.NONE:
+            return _VIA[step.tunnel]
+    for step in steps:
+        if step.kind is TapKind.TUNNEL and step.interface:
+            return _device(step.place, step.interface, topologies)
+    return "routed"
+
+
+def _device(place: str, interface: str, topologies: dict[str, Topology]) -> str:
+    topology = topologies.get(place, Topology())
+    for entry in topology.interfaces:
+        if entry.name == interface and entry.kind in _DEVICE_KINDS:
+            return _DEVICE_KINDS[entry.kind]
+    return next((via for pattern, via in _DEVICE_NAMES if pattern.search(interface)), "encrypted")
+
+
+def proxy_protocol(trip: Trip) -> ProxyProtocol | None:
+    """The PROXY header of the leg, for the report."""
+    header = trip.header
+    if header is None:
+        return None
+    tlvs = tuple(
+        {"type": tlv.type, "name": tlv.name, "value": tlv.value.hex(), "decoded": tlv.decoded}
+        for tlv in header.tlvs
+    )
+    return ProxyProtocol(header.version, header.command, header.source, header.destination, tlvs)

@@ -1,0 +1,190 @@
+"""All observations of one session as columns, whoever made them: live agents, a folder, or files of others.
+
+A `Recording` is the input of the analysis and is never changed by it. `RecordingBuilder` gathers it from any
+number of streams; what each stream could not see (drops, gaps, an end without a goodbye) is gathered with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemonset.observation import (
+    NAT,
+    PACKET,
+    Bye,
+    Gap,
+    Head,
+    Heads,
+    Hello,
+    Loss,
+    Message,
+    Tap,
+    Taps,
+    Topology,
+)
+
+Rows = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What one source of observations said of itself."""
+
+    node: str
+    hello: Hello | None
+    bye: Bye | None
+    truncated: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Observations of a session.
+
+    packets: structured array of `PACKET` rows; `tap` indexes `taps`, `head` - 1 indexes `heads`.
+    nat: structured array of `NAT` rows; `node` indexes `nodes`.
+    expected_nodes: nodes that were to be watched; one that sent nothing makes the capture incomplete.
+    """
+
+    taps: tuple[Tap, ...]
+    nodes: tuple[str, ...]
+    packets: Rows
+    nat: Rows
+    heads: tuple[Head, ...] = ()
+    losses: tuple[tuple[Tap, int, int], ...] = ()  # tap, received, dropped
+    gaps: tuple[tuple[str, Gap], ...] = ()  # node, gap
+    streams: tuple[Stream, ...] = ()
+    topologies: dict[str, Topology] = field(default_factory=dict)
+    expected_nodes: tuple[str, ...] = ()
+
+    @property
+    def dropped(self) -> int:
+        """Packets that the kernels dropped before the agents could read them."""
+        return sum(loss[2] for loss in self.losses)
+
+
+class StreamBuilder:
+    """Gathers one stream into its recording. Rows of a stream count its own taps and its own heads."""
+
+    def __init__(self, owner: RecordingBuilder, node: str) -> None:
+        self._owner = owner
+        self.node = node
+        self._taps: list[int] = []
+        self._hello: Hello | None = None
+        self._bye: Bye | None = None
+        self.truncated: str | None = None
+
+    def tap(self, tap: Tap) -> int:
+        """Open one more tap of this stream; returns its index for the rows of `packets`."""
+        self._taps.append(self._owner.tap_index(tap))
+        return len(self._taps) - 1
+
+    def message(self, message: Message) -> None:
+        """Take one message in the order in which it came."""
+        match message:
+            case Hello():
+                self._hello = message
+                self.node = message.node or self.node
+            case Taps(taps):
+                for tap in taps:
+                    self.tap(tap)
+            case Topology():
+                self._owner.topologies[self.node] = message
+            case Loss(tap, received, dropped):
+                if tap < len(self._taps):
+                    self._owner.losses.append((self._owner.taps[self._taps[tap]], received, dropped))
+            case Gap():
+                self._owner.gaps.append((self.node, message))
+            case Bye():
+                self._bye = message
+            case Heads():
+                pass  # travels with its packets
+            case _:  # a message of a later minor version: nothing to gather
+                pass
+
+    def packets(self, rows: bytes, heads: tuple[Head, ...] = ()) -> int:
+        """Take a batch of `PACKET` rows; returns how many. Rows of unknown taps are refused with ValueError."""
+        table = np.frombuffer(rows, dtype=PACKET.dtype()).copy()
+        if not len(table):
+            return 0
+        if int(table["tap"].max()) >= len(self._taps):
+            raise ValueError(f"the stream of {self.node} has a packet of a tap that it never announced")
+        if int(table["head"].max()) > len(heads):
+            raise ValueError(f"the stream of {self.node} has a packet whose decoded head is missing")
+        table["tap"] = np.asarray(self._taps, dtype=np.uint32)[table["tap"]]
+        table["head"] = np.where(table["head"] > 0, table["head"] + len(self._owner.heads), 0)
+        self._owner.heads.extend(heads)
+        self._owner.packet_tables.append(table)
+        return len(table)
+
+    def nat(self, rows: bytes) -> int:
+        """Take a batch of `NAT` rows of this node; returns how many."""
+        table = np.frombuffer(rows, dtype=NAT.dtype()).copy()
+        table["node"] = self._owner.node_index(self.node)
+        self._owner.nat_tables.append(table)
+        return len(table)
+
+    def finish(self) -> Stream:
+        """What is known of the stream as a whole."""
+        return Stream(self.node, self._hello, self._bye, self.truncated)
+
+
+class RecordingBuilder:
+    """Gathers streams into a `Recording`."""
+
+    def __init__(self) -> None:
+        self.taps: list[Tap] = []
+        self.nodes: list[str] = []
+        self.heads: list[Head] = []
+        self.losses: list[tuple[Tap, int, int]] = []
+        self.gaps: list[tuple[str, Gap]] = []
+        self.topologies: dict[str, Topology] = {}
+        self.packet_tables: list[Rows] = []
+        self.nat_tables: list[Rows] = []
+        self._streams: list[StreamBuilder] = []
+        self._tap_numbers: dict[Tap, int] = {}
+        self._node_numbers: dict[str, int] = {}
+
+    def stream(self, node: str) -> StreamBuilder:
+        """Begin one more stream, of `node` until its Hello says otherwise."""
+        stream = StreamBuilder(self, node)
+        self._streams.append(stream)
+        return stream
+
+    def tap_index(self, tap: Tap) -> int:
+        """The number of a tap in the recording; the same tap has one number."""
+        number = self._tap_numbers.setdefault(tap, len(self.taps))
+        if number == len(self.taps):
+            self.taps.append(tap)
+        return number
+
+    def node_index(self, node: str) -> int:
+        """The number of a node in the recording."""
+        number = self._node_numbers.setdefault(node, len(self.nodes))
+        if number == len(self.nodes):
+            self.nodes.append(node)
+        return number
+
+    def build(self, expected_nodes: tuple[str, ...] = ()) -> Recording:
+        """The finished recording."""
+        for tap in self.taps:
+            self.node_index(tap.node)
+        return Recording(
+            taps=tuple(self.taps),
+            nodes=tuple(self.nodes),
+            packets=_stack(self.packet_tables, PACKET.dtype()),
+            nat=_stack(self.nat_tables, NAT.dtype()),
+            heads=tuple(self.heads),
+            losses=tuple(self.losses),
+            gaps=tuple(self.gaps),
+            streams=tuple(stream.finish() for stream in self._streams),
+            topologies=dict(self.topologies),
+            expected_nodes=expected_nodes,
+        )
+
+
+def _stack(tables: list[Rows], dtype: np.dtype[Any]) -> Rows:
+    return np.concatenate(tables) if tables else np.zeros(0, dtype=dtype)

@@ -1,0 +1,170 @@
+"""The one serialisable report. Every renderer reads this value and nothing else.
+
+The names of its JSON fields are a contract (docs/report.md); fields are added, never renamed.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+SCHEMA_VERSION = "1"
+
+
+class Verdict(enum.StrEnum):
+    """What became of the client's address on one journey."""
+
+    PRESERVED = "preserved"
+    LOST = "lost"
+    BLACKHOLED = "blackholed"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Severity(enum.StrEnum):
+    """How much a finding matters."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+class Client(msgspec.Struct, frozen=True, rename="camel"):
+    """The client as far back as it could be followed."""
+
+    address: str
+    port: int
+
+
+class Hop(msgspec.Struct, frozen=True, rename="camel"):
+    """One point of the path where an address is known. `changed` is against the hop before."""
+
+    node: str | None
+    point: str
+    interface: str | None
+    source: str
+    destination: str
+    changed: tuple[str, ...]
+    evidence: str
+    time: float
+    leg: int = 0  # which connection of the journey, from the client on
+    note: str | None = None
+    tap: str | None = None  # kind of the tap that saw it
+
+
+class Snat(msgspec.Struct, frozen=True, rename="camel"):
+    """One replacement of the source address."""
+
+    node: str | None
+    from_: str = msgspec.field(name="from")
+    to: str = ""
+    mechanism: str = ""
+    rule: str | None = None
+
+
+class CrossNode(msgspec.Struct, frozen=True, rename="camel"):
+    """The connection was forwarded from one node to another."""
+
+    from_: str = msgspec.field(name="from")
+    to: str = ""
+    via: str = "routed"
+
+
+class ProxyProtocol(msgspec.Struct, frozen=True, rename="camel"):
+    """The PROXY header that reached the endpoint."""
+
+    version: int
+    command: str
+    source: str | None
+    destination: str | None
+    tlvs: tuple[dict[str, Any], ...] = ()
+
+
+class Journey(msgspec.Struct, frozen=True, rename="camel"):
+    """One client connection from its first to its last known point."""
+
+    id: str
+    protocol: str
+    client: Client | None
+    verdict: Verdict
+    confidence: str
+    seen_by_app: str | None
+    hops: tuple[Hop, ...]
+    snat: tuple[Snat, ...]
+    cross_node: CrossNode | None
+    proxy_protocol: ProxyProtocol | None
+    findings: tuple[str, ...]
+    service: str | None = None
+    reason: str = ""  # one sentence: why this verdict
+    endpoint: str | None = None  # pod or address that was to answer
+    answered: bool | None = None  # None: not known
+    shape: str = ""  # journeys of one shape took the same path
+
+
+class Finding(msgspec.Struct, frozen=True, rename="camel"):
+    """A coded statement about the session; see `probe explain CODE`."""
+
+    code: str
+    severity: Severity
+    title: str
+    detail: str
+    fix: str
+    docs: str
+    evidence: tuple[str, ...] = ()
+    journeys: int = 0  # how many journeys it is about
+
+
+class Capture(msgspec.Struct, frozen=True, rename="camel"):
+    """How much of the truth the capture could see."""
+
+    complete: bool
+    nodes: tuple[str, ...]
+    observations: int
+    kernel_drops: int
+    reasons: tuple[str, ...]
+    health_checks: int = 0  # connections of balancers that only checked; not journeys
+
+
+class Summary(msgspec.Struct, frozen=True, rename="camel"):
+    """Counts of journeys."""
+
+    journeys: int = 0
+    preserved: int = 0
+    lost: int = 0
+    blackholed: int = 0
+    inconclusive: int = 0
+    cross_node: int = 0
+
+
+class Path(msgspec.Struct, frozen=True, rename="camel"):
+    """All journeys of one shape: they took the same path through the same kinds of change."""
+
+    shape: str
+    count: int
+    verdict: Verdict
+    example: str  # id of a journey
+
+
+class Report(msgspec.Struct, frozen=True, rename="camel"):
+    """The whole answer."""
+
+    capture: Capture
+    summary: Summary
+    journeys: tuple[Journey, ...]
+    findings: tuple[Finding, ...]
+    paths: tuple[Path, ...] = ()
+    service: str | None = None
+    title: str | None = None  # what was asked, for people
+    schema_version: str = SCHEMA_VERSION
+
+    @property
+    def exit_code(self) -> int:
+        """0 all preserved · 3 something lost or an error-level finding · 4 inconclusive (docs/report.md)."""
+        if self.summary.lost or self.summary.blackholed:
+            return 3
+        if any(finding.severity is Severity.ERROR for finding in self.findings):
+            return 3
+        if self.summary.inconclusive or not self.summary.journeys:
+            return 4
+        return 0

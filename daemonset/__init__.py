@@ -1,0 +1,1 @@
+"""The ground floor: what runs on a node, and the observation schema that leaves it."""

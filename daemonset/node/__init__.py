@@ -1,0 +1,1 @@
+"""What a node knows of itself: topology, NAT records, rules, health-check ports."""

@@ -1,0 +1,1 @@
+"""Where packets are captured: the kernel filter, the ring, the sniffer, and files that stand in for them."""

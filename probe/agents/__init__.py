@@ -1,0 +1,1 @@
+"""Three ways to get observations behind one protocol: a cluster, the lab, a recording."""

@@ -1,0 +1,1 @@
+"""One renderer a format, all from the one report."""
