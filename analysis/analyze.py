@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from analysis import paths
-from analysis.addresses import PROTOCOL_NAMES, AddressBook, OwnerKind, TargetKind, text
+from analysis.addresses import PROTOCOL_NAMES, PROTOCOLS, AddressBook, OwnerKind, TargetKind, text
 from analysis.blame import CODES, Blame, Mechanism, blame
 from analysis.expectation import EXTERNAL_WAYS, Expected
 from analysis.facts import Facts, Policy, Service
@@ -205,7 +205,7 @@ def _journey(outcome: Outcome, context: Context) -> Journey:
         protocol=PROTOCOL_NAMES.get(trip.leg.protocol, str(trip.leg.protocol)),
         client=_client(outcome),
         verdict=outcome.judgement.verdict,
-        confidence=outcome.judgement.confidence,
+        confidence=_confidence(outcome),
         seen_by_app=_seen_by_app(outcome, context),
         hops=paths.hops(connection, taps, context.book),
         snat=paths.replacements(outcome.blames) + _hidden_snat(outcome),
@@ -218,6 +218,12 @@ def _journey(outcome: Outcome, context: Context) -> Journey:
         answered=trip.leg.answered,
         shape=_shape(outcome, context),
     )
+
+
+def _confidence(outcome: Outcome) -> str:
+    """Datagrams are followed by their payload, which two clients can share; handshakes by their numbers."""
+    sure = outcome.judgement.confidence
+    return "medium" if sure == "high" and outcome.connection.trip.leg.protocol != PROTOCOLS["tcp"] else sure
 
 
 def _client(outcome: Outcome) -> Client | None:

@@ -38,6 +38,11 @@ class Step:
         return self.target is not None and self.target.frontend
 
     @property
+    def asked(self) -> bool:
+        """Whether a handshake packet of the client itself was seen here, not only an answer to it."""
+        return self.sighting is not None and self.sighting.first is not None
+
+    @property
     def at_endpoint(self) -> bool:
         """Whether the destination is an endpoint of a Service."""
         return self.target is not None and not self.target.frontend
@@ -53,7 +58,7 @@ class Change:
 
 def walk(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> tuple[Step, ...]:
     """The steps of a leg, first to last."""
-    steps = [_step(leg, sighting, taps[sighting.tap], book) for sighting in leg.sightings]
+    steps = _outbound([_step(leg, sighting, taps[sighting.tap], book) for sighting in leg.sightings])
     home = _home(steps, leg.nat, book)
     places = sorted({step.place for step in steps}, key=lambda place: _place_key(place, steps, home, book))
     ordered: list[Step] = []
@@ -70,6 +75,25 @@ def source_changes(steps: Sequence[Step]) -> tuple[Change, ...]:
     """Every place of the path where the source address is another than just before."""
     pairs = pairwise(steps)
     return tuple(Change(a, b) for a, b in pairs if a.addresses.src != b.addresses.src)
+
+
+def _outbound(steps: list[Step]) -> list[Step]:
+    """Without answers that took a way of their own.
+
+    With direct server return the endpoint's node answers in the Service's name although the client's packets came
+    to it already translated; mirrored, that answer would look like a packet that never was.
+    """
+    arrived = {
+        (step.place, step.addresses.src)
+        for step in steps
+        if step.at_endpoint and step.kind in {TapKind.NIC, TapKind.TUNNEL} and step.asked
+    }
+    return [
+        step
+        for step in steps
+        if step.asked
+        or not (step.frontend and step.kind is TapKind.NIC and (step.place, step.addresses.src) in arrived)
+    ]
 
 
 def _step(leg: Leg, sighting: Sighting, tap: Tap, book: AddressBook) -> Step:
@@ -129,7 +153,7 @@ def _order(here: list[Step], home: bool, book: AddressBook) -> list[Step]:
         kinds = INWARD if inward else OUTWARD
         return stage, kinds.index(step.kind) if step.kind in kinds else -1
 
-    if all(step.sighting is not None and step.sighting.first is not None for step in here):
+    if all(step.asked for step in here):
         return sorted(here, key=lambda step: (step.time, structure(step)))
     return sorted(here, key=structure)
 

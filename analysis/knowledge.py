@@ -70,7 +70,7 @@ def learn(connection: Connection, coverage: Coverage, book: AddressBook, facts: 
         replaced=bool(trip.changes),
         proxied=proxied,
         proxied_certain=proxied,
-        origin_certain=_origin_certain(connection, facts),
+        origin_certain=_origin_certain(connection, coverage, facts),
         delivered=delivered(trip, book, facts),
     )
 
@@ -142,7 +142,7 @@ def delivered(trip: Trip, book: AddressBook, facts: Facts) -> bool:
     return False
 
 
-def _origin_certain(connection: Connection, facts: Facts) -> bool:
+def _origin_certain(connection: Connection, coverage: Coverage, facts: Facts) -> bool:
     """Whether nothing before the first sighting can have been the real source."""
     first = connection.trip.steps[0]
     if first.kind is TapKind.CLIENT:
@@ -151,7 +151,7 @@ def _origin_certain(connection: Connection, facts: Facts) -> bool:
         return False
     kind = connection.owner.kind
     if kind is OwnerKind.EXTERNAL:
-        return True
+        return _outsider_certain(connection.trip, coverage)
     if not first.frontend:
         return False  # translated already, and the address is one that a translation can produce
     if kind is OwnerKind.POD:
@@ -160,6 +160,17 @@ def _origin_certain(connection: Connection, facts: Facts) -> bool:
         return True
     # A node's own address, before DNAT, on that very node: a process of the node asked.
     return kind is OwnerKind.NODE and first.place == connection.owner.node
+
+
+def _outsider_certain(trip: Trip, coverage: Coverage) -> bool:
+    """Whether an address from outside can be taken for a client's, and not for an unknown balancer's.
+
+    Balancers give themselves away at the NIC, by what they ask the nodes' health-check ports; and where a balancer
+    is watched, what it did not pass on did not come through it.
+    """
+    if any(TapKind.LB in kinds for kinds in coverage.kinds.values()):
+        return False
+    return trip.steps[0].kind is TapKind.NIC
 
 
 def _silence(connection: Connection, coverage: Coverage, facts: Facts) -> Silence:

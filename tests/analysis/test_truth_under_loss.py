@@ -1,0 +1,118 @@
+"""Whatever is taken away from a recording, a verdict stays what it was or becomes inconclusive."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from captures import load_flow
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from story import Story, cluster
+from test_stories import BEHIND, C, HTTP, LB, LOCAL, MASQUERADED, NODE_PORT, POD, REMOTE, v1
+
+from analysis.analyze import analyze
+from analysis.facts import Facts
+from analysis.recording import Recording
+from analysis.report import Report, Verdict
+from probe.objects import facts_from_objects
+
+FLOWS = [
+    "kubernetes-1.36-iptables/cluster-nodeport-via-node1",
+    "kubernetes-1.36-iptables/cluster-nodeport-via-node2",
+    "kubernetes-1.36-iptables/cluster-vip-via-node1",
+    "kubernetes-1.36-iptables/local-nodeport-via-node1",
+    "kubernetes-1.36-iptables/local-nodeport-via-node2",
+    "kubernetes-1.36-proxy-iptables/lb-9001-plain",
+    "kubernetes-1.36-proxy-iptables/lb-9002-v2",
+    "kubernetes-1.36-proxy-iptables/lb-9004-v2-to-plain",
+    "kubernetes-1.36-proxy-iptables/hairpin-pod-node1-to-clustervip-proxy",
+]
+ROUNDS = 12
+
+
+def without(recording: Recording, packets: np.ndarray, nat: np.ndarray, taps: set[int]) -> Recording:
+    """The recording with only these packets and records, and without these taps."""
+    kept = [number for number in range(len(recording.taps)) if number not in taps]
+    numbers = np.zeros(len(recording.taps), dtype=np.uint32)
+    numbers[kept] = np.arange(len(kept))
+    rows = recording.packets[packets & ~np.isin(recording.packets["tap"], list(taps))].copy()
+    rows["tap"] = numbers[rows["tap"]]
+    return dataclasses.replace(
+        recording, packets=rows, nat=recording.nat[nat], taps=tuple(recording.taps[number] for number in kept)
+    )
+
+
+def degraded(recording: Recording, dice: random.Random) -> Recording:
+    """Rows, taps, whole places and NAT records taken away at random."""
+    rows = np.array([dice.random() for _ in recording.packets]) >= dice.choice([0, 0.05, 0.3, 0.6, 0.9])
+    records = np.array([dice.random() for _ in recording.nat]) >= dice.choice([0, 0, 0.5, 1])
+    share = dice.choice([0, 0, 0.1, 0.4, 0.7])
+    taps = {number for number in range(len(recording.taps)) if dice.random() < share}
+    if dice.random() < 0.3:
+        gone = {node for node in recording.nodes if dice.random() < 0.4}
+        taps |= {number for number, tap in enumerate(recording.taps) if tap.node in gone}
+        records &= np.array([recording.nodes[node] not in gone for node in recording.nat["node"]], dtype=bool)
+    return without(recording, rows, records, taps)
+
+
+def assert_never_another(full: Report, partial: Report) -> None:
+    known = {(j.client.address, j.client.port): j.verdict for j in full.journeys if j.client}
+    verdicts = {journey.verdict for journey in full.journeys}
+    for journey in partial.journeys:
+        if journey.verdict is Verdict.INCONCLUSIVE:
+            assert journey.reason
+            continue
+        name = (journey.client.address, journey.client.port) if journey.client else None
+        if name is None:
+            assert journey.verdict in verdicts, journey
+        else:
+            assert known.get(name) is journey.verdict, journey
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_no_loss_turns_one_verdict_of_a_real_cluster_into_another(evidence: Path, flow: str) -> None:
+    folder = evidence / flow
+    facts = facts_from_objects(json.loads((folder.parent / "objects.json").read_text()))
+    recording = load_flow(folder)
+    full = analyze(recording, facts)
+    for seed in range(ROUNDS):
+        assert_never_another(full, analyze(degraded(recording, random.Random(seed)), facts))
+
+
+def told() -> dict[str, tuple[Recording, Facts]]:
+    """One recording for each way in which a connection can go."""
+    lost = Story(cluster()).connection(REMOTE).conntrack("node1", (C, NODE_PORT), (MASQUERADED, POD))
+    kept = Story(cluster("Local")).watch("nic:node1/eth0").connection(LOCAL)
+    header = Story(cluster("Local", balancer=LB)).connection(BEHIND, data=v1(C) + HTTP)
+    bare = Story(cluster("Local", balancer=LB)).connection(BEHIND)
+    under = [(tap, src.replace(C, f"{LB}:50000"), dst) for tap, src, dst in REMOTE]
+    beneath = Story(cluster("Cluster", balancer=LB)).connection(under, data=v1(C) + HTTP)
+    silent = Story(cluster("Local")).watch("bridge:node1/cni0", "nic:node2/eth0")
+    for attempt in range(3):
+        silent.syn([("client:c/eth0", C, NODE_PORT), ("nic:node1/eth0", C, NODE_PORT)], 7_000, 1_000 + attempt).wait(1)
+    rejected = Story(cluster(endpoints=())).watch("bridge:node1/cni0").syn([("nic:node1/eth0", C, NODE_PORT)], isn=7)
+    rejected.packet("nic:node1/eth0", C, NODE_PORT, seq=7, icmp=3 << 8 | 3, sender="172.30.0.11")
+    stories = {
+        "lost": lost, "kept": kept, "header": header, "bare": bare, "beneath": beneath, "silent": silent,
+        "rejected": rejected,
+    }  # fmt: skip
+    return {name: (story.recording(), story.facts) for name, story in stories.items()}
+
+
+TOLD = told()
+
+
+@settings(deadline=None, max_examples=40)
+@given(name=st.sampled_from(sorted(TOLD)), data=st.data())
+def test_any_subset_of_a_told_recording_keeps_its_verdict_or_doubts_it(name: str, data: st.DataObject) -> None:
+    recording, facts = TOLD[name]
+    rows = data.draw(st.lists(st.booleans(), min_size=len(recording.packets), max_size=len(recording.packets)))
+    records = data.draw(st.lists(st.booleans(), min_size=len(recording.nat), max_size=len(recording.nat)))
+    taps = data.draw(st.sets(st.integers(0, len(recording.taps) - 1), max_size=len(recording.taps) - 1))
+    partial = without(recording, np.array(rows, dtype=bool), np.array(records, dtype=bool), taps)
+    assert_never_another(analyze(recording, facts), analyze(partial, facts))

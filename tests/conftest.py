@@ -1,0 +1,18 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def evidence() -> Path:
+    """Captures of a real Kubernetes that stand beside the repository; skips where they do not."""
+    folder = REPOSITORY.parent / "shared" / "evidence"
+    if not folder.is_dir():
+        pytest.skip(f"needs the captures of a real Kubernetes in {folder.name}/ beside the repository")
+    return folder
