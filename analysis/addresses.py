@@ -9,6 +9,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from analysis.facts import Facts, Service
 from daemonset.observation import TapKind, Topology, address_text, address_words
@@ -17,6 +21,16 @@ MAPPED = 0xFFFF_0000_0000  # ::ffff:0:0/96
 
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "sctp": 132}
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
+
+
+_WORD = 0xFFFF_FFFF_FFFF_FFFF
+
+
+def _at_least(high: NDArray[Any], low: NDArray[Any], address: int) -> NDArray[Any]:
+    """Which addresses are not below this one."""
+    top, bottom = np.uint64(address >> 64 & _WORD), np.uint64(address & _WORD)
+    result: NDArray[Any] = (high > top) | ((high == top) & (low >= bottom))
+    return result
 
 
 class OwnerKind(enum.StrEnum):
@@ -104,6 +118,7 @@ class AddressBook:
         self._ranges: list[_Range] = []
         self._targets: dict[tuple[int, int, int], Target] = {}
         self._node_ports: dict[tuple[int, int], Target] = {}
+        self._target_numbers: dict[tuple[str, TargetKind, str], int] = {}
         self._virtual = frozenset(
             address
             for entry in facts.services
@@ -143,6 +158,27 @@ class AddressBook:
         bare = address.split("/", maxsplit=1)[0]
         if not ip_address(bare).is_link_local:
             self.claim_balancer(integer(bare), name)
+
+    def owner_codes(self, high: NDArray[Any], low: NDArray[Any]) -> NDArray[Any]:
+        """For columns of address words, a number for each owner; addresses of nobody share 0."""
+        codes = np.zeros(len(high), dtype=np.int32)
+        numbers: dict[Owner, int] = {EXTERNAL: 0}
+        for entry in reversed(self._ranges):
+            inside = _at_least(high, low, entry.first) & ~_at_least(high, low, entry.last + 1)
+            codes[inside] = numbers.setdefault(entry.owner, len(numbers))
+        for address, owner in self._owners.items():
+            here = (high == address >> 64) & (low == address & _WORD)
+            codes[here] = numbers.setdefault(owner, len(numbers))
+        return codes
+
+    def target_code(self, protocol: int, address: int, port: int) -> int:
+        """A number for each target; destinations that are no Service's share 0."""
+        found = self.target(protocol, address, port)
+        if found is None:
+            return 0
+        return self._target_numbers.setdefault(
+            (found.service.key, found.kind, found.port), len(self._target_numbers) + 1
+        )
 
     def _search(self, address: int) -> Owner:
         for entry in self._ranges:

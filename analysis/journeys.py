@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from analysis.addresses import AddressBook, Owner, OwnerKind, Target, endpoint
 from analysis.facts import Facts
 from analysis.hops import Change, Step, source_changes, walk
-from analysis.legs import Leg
+from analysis.legs import Leg, LegStore
 from analysis.separate import separate
 from daemonset.observation import Payload, ProxyHeader, Tap, TapKind
 
@@ -32,6 +32,7 @@ class Trip:
     changes: tuple[Change, ...]
     mixed: bool
     target: Target | None  # the way into the Service that the client asked for; None without facts
+    part: int = 0  # which of the connections that share the leg's number
 
     @property
     def source(self) -> int:
@@ -79,7 +80,6 @@ class Selection:
 def select(legs: Iterable[Leg], taps: Sequence[Tap], book: AddressBook, facts: Facts) -> Selection:
     """Choose the legs that are connections to the Service and tie them to the legs before."""
     trips = [trip for leg in legs for trip in _trips(leg, taps, book)]
-    _learn_balancers(trips, taps, book, facts)
     chosen: list[Trip] = []
     probes = 0
     for trip in trips:
@@ -98,39 +98,36 @@ def select(legs: Iterable[Leg], taps: Sequence[Tap], book: AddressBook, facts: F
 
 
 def _trips(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> Iterable[Trip]:
-    for part in separate(leg, taps):
+    for number, part in enumerate(separate(leg, taps)):
         steps = walk(part.leg, taps, book)
         if steps:
             target = next((step.target for step in steps if step.frontend), None)
             target = target or next((step.target for step in steps if step.target), None)
-            yield Trip(part.leg, steps, source_changes(steps), part.mixed, target)
+            yield Trip(part.leg, steps, source_changes(steps), part.mixed, target, number)
 
 
-def _learn_balancers(trips: list[Trip], taps: Sequence[Tap], book: AddressBook, facts: Facts) -> None:
-    """Addresses that show themselves to be a balancer's.
+def learn_balancers(store: LegStore, taps: Sequence[Tap], book: AddressBook, facts: Facts) -> None:
+    """Claim the addresses that show themselves to be a balancer's.
 
     One that is asked and asks at the same balancer's tap makes connections of its own; one that asks a node's
     health-check port decides where clients are sent.
     """
+    at_balancers = [number for number, tap in enumerate(taps) if tap.kind is TapKind.LB]
     asked: dict[str, set[int]] = defaultdict(set)
     asking: dict[str, set[int]] = defaultdict(set)
-    for trip in trips:
-        for step in trip.steps:
-            if step.kind is TapKind.LB:
-                asked[step.place].add(step.addresses.dst)
-                asking[step.place].add(step.addresses.src)
+    for tap, source, destination in store.pairs_at(at_balancers):
+        asked[taps[tap].node].add(destination)
+        asking[taps[tap].node].add(source)
     for place, addresses in asked.items():
         for address in addresses & asking[place]:
             book.claim_balancer(address, place)
     ports = {service.health_check_node_port for service in facts.services} - {0}
-    for trip in trips:
-        first = trip.steps[0].addresses
-        if first.dport in ports | {KUBE_PROXY_HEALTHZ} and book.owner(first.dst).kind is OwnerKind.NODE:
-            book.claim_balancer(first.src, "a load balancer that checks the nodes' health")
-    for tap in taps:
-        if tap.kind is TapKind.LB:
-            for written in tap.addresses:
-                book.claim_balancer_text(written, tap.node)
+    for source, destination in store.askers_of([*ports, KUBE_PROXY_HEALTHZ]):
+        if book.owner(destination).kind is OwnerKind.NODE:
+            book.claim_balancer(source, "a load balancer that checks the nodes' health")
+    for number in at_balancers:
+        for written in taps[number].addresses:
+            book.claim_balancer_text(written, taps[number].node)
 
 
 def _is_journey(trip: Trip, book: AddressBook, facts: Facts) -> bool:

@@ -17,7 +17,7 @@ nothing of Services, owners or verdicts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,19 @@ CLOCK_SLACK = 60_000_000_000  # ns by which the clocks of two nodes may differ
 
 #: Decides whether (protocol, address words, port) is where a Service listens; tells the ways of UDP apart.
 IsServer = Callable[[int, int, int], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Classify:
+    """What two addresses or destinations have to share so that legs may have the same shape.
+
+    owners: code of an address's owner. targets: code of what (protocol, address, port) stands for. heads: code of
+    what a decoded head says. Codes are small integers; 0 stands for "nothing known".
+    """
+
+    owners: Callable[[Rows, Rows], Rows]  # the two words of addresses → codes
+    targets: Callable[[int, int, int], int]
+    heads: Callable[[Head], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +124,78 @@ class Leg:
     answered: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Legs that took the same path: same taps, owners, translations, order, answers and kinds of first bytes."""
+
+    key: int
+    count: int
+    sample: tuple[int, ...]  # numbers of some of its legs, the earliest first
+
+
+class LegStore:
+    """The legs of a recording, joined and kept as columns; Python objects are made only for those asked for."""
+
+    def __init__(self, recording: Recording, is_server: IsServer) -> None:
+        self._recording = recording
+        self._database = duckdb.connect(":memory:")
+        self._database.execute("set threads to 2")
+        _load(self._database, recording)
+        _follow_tcp(self._database)
+        _follow_udp(self._database, is_server)
+        _sight(self._database)
+        _attach(self._database)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._database.close()
+
+    def __len__(self) -> int:
+        return int(self._one("select count(*) from legs"))
+
+    def _one(self, query: str) -> Any:
+        row = self._database.execute(query).fetchone()
+        return row[0] if row else None
+
+    def pairs_at(self, taps: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Distinct (tap, source, destination) of client packets at these taps."""
+        self._database.register("wanted", {"tap": np.array(taps, dtype=np.uint32)})
+        rows = self._database.execute("""
+            select distinct tap, src_hi, src_lo, dst_hi, dst_lo from sightings join wanted using (tap)
+        """).fetchall()
+        return [(tap, _word(sh, sl), _word(dh, dl)) for tap, sh, sl, dh, dl in rows]
+
+    def askers_of(self, ports: Sequence[int]) -> list[tuple[int, int]]:
+        """Distinct (source, destination) of legs to these destination ports."""
+        self._database.register("ports", {"dport": np.array(ports, dtype=np.uint16)})
+        rows = self._database.execute("""
+            select distinct src_hi, src_lo, dst_hi, dst_lo from sightings join ports using (dport)
+        """).fetchall()
+        return [(_word(sh, sl), _word(dh, dl)) for sh, sl, dh, dl in rows]
+
+    def shapes(self, classify: Classify, sample: int) -> list[Shape]:
+        """All shapes, with up to `sample` legs of each."""
+        _register_classes(self._database, classify, self._recording)
+        rows = self._database.execute(_SHAPES, [sample]).fetchall()
+        return [Shape(key, count, tuple(legs)) for key, count, legs in rows]
+
+    def numbers(self) -> list[int]:
+        """The numbers of all legs."""
+        return [leg for (leg,) in self._database.execute("select leg from legs").fetchall()]
+
+    def collect(self, numbers: Sequence[int]) -> list[Leg]:
+        """These legs in full, in order of their first packet."""
+        self._database.register("chosen", {"leg": np.array(numbers, dtype=np.int64)})
+        return _collect(self._database, self._recording)
+
+
 def find_legs(recording: Recording, is_server: IsServer) -> list[Leg]:
-    """All legs of a recording, in order of their first packet."""
-    database = duckdb.connect(":memory:")
+    """All legs of a recording in full, in order of their first packet."""
+    store = LegStore(recording, is_server)
     try:
-        database.execute("set threads to 2")
-        _load(database, recording)
-        _follow_tcp(database)
-        _follow_udp(database, is_server)
-        _sight(database)
-        _attach(database)
-        return _collect(database, recording)
+        return store.collect(store.numbers())
     finally:
-        database.close()
+        store.close()
 
 
 def _columns(table: Rows) -> dict[str, Rows]:
@@ -277,25 +349,28 @@ def _sight(database: duckdb.DuckDBPyConnection) -> None:
 def _attach(database: duckdb.DuckDBPyConnection) -> None:
     """Tables `first_bytes`, `refusals` and `translations`: what else is tied to a leg."""
     # The first bytes of either side: sequence number ISN + 1 and a tuple that the leg has at that tap.
+    # A capture may show the same segment with less of it; the reading that could be decoded counts.
     database.execute(f"""
         create temp table first_bytes as
-        select l.leg, b.row, b.time, true as client
+        select leg, row, client from (
+        select l.leg, b.row, b.time, b.head, true as client
         from packets b
         join legs l on l.isn = ((b.seq::bigint - 1) & 4294967295)::uinteger and l.protocol = 6
         join sightings a on a.leg = l.leg and a.tap = b.tap and {_SAME_TUPLE}
         where b.protocol = 6 and b.icmp = 0 and b.length > 0 and (b.flags & 6) = 0
         union all
-        select l.leg, b.row, b.time, true
+        select l.leg, b.row, b.time, b.head, true
         from packets b
         join legs l on l.isn = b.seq and l.protocol = 6
         join sightings a on a.leg = l.leg and a.tap = b.tap and {_SAME_TUPLE}
         where b.protocol = 6 and b.icmp = 0 and b.length > 0 and (b.flags & 22) = 2
         union all
-        select l.leg, b.row, b.time, false
+        select l.leg, b.row, b.time, b.head, false
         from packets b
         join legs l on l.server_isn = ((b.seq::bigint - 1) & 4294967295)::uinteger and l.protocol = 6
         join sightings a on a.leg = l.leg and a.tap = b.tap and {_SAME_MIRRORED}
         where b.protocol = 6 and b.icmp = 0 and b.length > 0 and (b.flags & 6) = 0
+        ) qualify row_number() over (partition by leg, client order by (head > 0) desc, time, row) = 1
     """)  # noqa: S608 - only constants of this module are put into the text
     database.execute(f"""
         create temp table refusals as
@@ -336,25 +411,97 @@ def _attach(database: duckdb.DuckDBPyConnection) -> None:
     """)  # noqa: S608 - only constants of this module are put into the text
 
 
+def _register_classes(database: duckdb.DuckDBPyConnection, classify: Classify, recording: Recording) -> None:
+    found = database.execute("""
+        select src_hi as hi, src_lo as lo from sightings union select dst_hi, dst_lo from sightings
+        union select orig_src_hi, orig_src_lo from translations join nat using (record)
+        union select reply_dst_hi, reply_dst_lo from translations join nat using (record)
+        union select reply_src_hi, reply_src_lo from translations join nat using (record)
+    """).fetchnumpy()
+    high, low = np.asarray(found["hi"]), np.asarray(found["lo"])
+    database.register("owners", {"hi": high, "lo": low, "code": classify.owners(high, low)})
+    asked = database.execute("""
+        select distinct l.protocol, s.dst_hi, s.dst_lo, s.dport from sightings s join legs l using (leg)
+        union select n.protocol, orig_dst_hi, orig_dst_lo, orig_dport from translations join nat n using (record)
+    """).fetchall()
+    targets = [
+        (protocol, high, low, port, classify.targets(protocol, _word(high, low), port))
+        for protocol, high, low, port in asked
+    ]
+    columns = [("protocol", "u1"), ("hi", "u8"), ("lo", "u8"), ("port", "u2"), ("code", "i4")]
+    database.register("targets", _columns(np.array(targets, dtype=columns)))
+    heads = [
+        (0, 0),
+        *((number, classify.heads(head)) for number, head in enumerate(recording.heads, start=1)),
+    ]
+    database.register("head_codes", _columns(np.array(heads, dtype=[("head", "u4"), ("code", "i4")])))
+
+
+#: A leg's shape is a sum of hashes of everything that a judgement of it may look at: each sighting with its place
+#: in the leg's order, the owners of its addresses and which of them are the same; NAT records; first bytes; ends.
+_SHAPES = """
+    with numbered as (
+        select s.*,
+               row_number() over (partition by leg order by coalesce(first, seen), seen, tap) as place,
+               dense_rank() over (partition by leg order by src_hi, src_lo) as source,
+               dense_rank() over (partition by leg order by dst_hi, dst_lo, dport) as destination
+        from sightings s
+    ),
+    token as (
+        select n.leg, hash(n.place, n.source, n.destination, n.tap, n.tunnel, n.first is null, n.replied,
+                           n.syns > 1 and n.last - n.first >= 500000000, a.code, b.code, t.code) as token
+        from numbered n join legs l using (leg)
+        join owners a on a.hi = n.src_hi and a.lo = n.src_lo
+        join owners b on b.hi = n.dst_hi and b.lo = n.dst_lo
+        join targets t on t.protocol = l.protocol and t.hi = n.dst_hi and t.lo = n.dst_lo and t.port = n.dport
+        union all
+        select leg, hash('nat', n.node, o.code, t.code, a.code, b.code,
+                         n.orig_src_hi = n.reply_dst_hi and n.orig_src_lo = n.reply_dst_lo)
+        from translations join nat n using (record)
+        join owners o on o.hi = n.orig_src_hi and o.lo = n.orig_src_lo
+        join owners a on a.hi = n.reply_src_hi and a.lo = n.reply_src_lo
+        join owners b on b.hi = n.reply_dst_hi and b.lo = n.reply_dst_lo
+        join targets t on t.protocol = n.protocol and t.hi = n.orig_dst_hi and t.lo = n.orig_dst_lo
+                      and t.port = n.orig_dport
+        union all
+        select leg, hash('bytes', f.client, p.payload, h.code)
+        from first_bytes f join packets p using (row) join head_codes h using (head)
+        union all
+        select distinct leg, hash('refused', p.icmp) from refusals join packets p using (row)
+        union all
+        select leg, hash('leg', protocol, answered) from legs
+    ),
+    shaped as (
+        select leg, sum(token::hugeint) as shape from token group by leg
+    )
+    select hash(shape) as key, count(*), list(leg order by start)[1:?]
+    from shaped join legs using (leg) group by key order by min(start)
+"""
+
+
 def _collect(database: duckdb.DuckDBPyConnection, recording: Recording) -> list[Leg]:
     legs: dict[int, Leg] = {}
-    for leg, protocol, isn, start, answered in database.execute(
-        "select leg, protocol, isn, start, answered from legs order by start, leg"
-    ).fetchall():
+    for leg, protocol, isn, start, answered in database.execute("""
+        select leg, protocol, isn, start, answered from legs join chosen using (leg) order by start, leg
+    """).fetchall():
         legs[leg] = Leg(leg, protocol, isn, start, answered=answered)
     for row in database.execute("""
         select leg, tap, tunnel, src_hi, src_lo, sport, dst_hi, dst_lo, dport, first, seen, last, syns, replied,
                osh, osl, odh, odl
-        from sightings order by leg, seen, tap
+        from sightings join chosen using (leg) order by leg, seen, tap
     """).fetchall():
         legs[row[0]].sightings.append(_sighting(row))
     for leg, row, client in database.execute(
-        "select leg, row, client from first_bytes order by time, row"
+        "select leg, row, client from first_bytes join chosen using (leg)"
     ).fetchall():
         _first_bytes(legs[leg], recording, row, client)
-    for leg, row in database.execute("select leg, row from refusals order by row").fetchall():
+    for leg, row in database.execute(
+        "select leg, row from refusals join chosen using (leg) order by row"
+    ).fetchall():
         legs[leg].refusals.append(_refusal(recording, row))
-    for leg, record in database.execute("select leg, record from translations order by record").fetchall():
+    for leg, record in database.execute(
+        "select leg, record from translations join chosen using (leg) order by record"
+    ).fetchall():
         _translation(legs[leg], recording, record)
     return list(legs.values())
 
@@ -392,10 +539,8 @@ def _first_bytes(leg: Leg, recording: Recording, row: int, client: bool) -> None
         head=recording.heads[head - 1] if head else None,
     )
     if client:
-        # A truncated capture may show the same segment with less of it; the fullest reading counts.
-        if leg.first_bytes is None or (leg.first_bytes.head is None and head):
-            leg.first_bytes = first
-    elif leg.response is None:
+        leg.first_bytes = first
+    else:
         leg.response = first
 
 

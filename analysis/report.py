@@ -156,6 +156,7 @@ class Report(msgspec.Struct, frozen=True, rename="camel"):
     paths: tuple[Path, ...] = ()
     service: str | None = None
     title: str | None = None  # what was asked, for people
+    journeys_omitted: int = 0  # counted in summary and paths, not told one by one
     schema_version: str = SCHEMA_VERSION
 
     @property

@@ -37,7 +37,7 @@ def separate(leg: Leg, taps: Sequence[Tap]) -> list[Separated]:
             parts[owners[0]].append(sighting)
         else:
             leftover = True
-    return [Separated(_part(leg, origin, parts[origin], i), leftover) for i, origin in enumerate(origins)]
+    return [Separated(_part(leg, origin, parts[origin]), leftover) for origin in origins]
 
 
 def _rival_origins(leg: Leg, taps: Sequence[Tap]) -> list[FourTuple]:
@@ -64,10 +64,10 @@ def _belongs(candidate: FourTuple, origin: FourTuple, leg: Leg) -> bool:
     return any(record.original == origin and record.translated == candidate for record in leg.nat)
 
 
-def _part(leg: Leg, origin: FourTuple, sightings: list[Sighting], index: int) -> Leg:
+def _part(leg: Leg, origin: FourTuple, sightings: list[Sighting]) -> Leg:
     tuples = {sighting.addresses for sighting in sightings}
     return Leg(
-        number=leg.number * 1000 + index if index else leg.number,
+        number=leg.number,
         protocol=leg.protocol,
         isn=leg.isn,
         start=min(sighting.seen for sighting in sightings) if sightings else leg.start,

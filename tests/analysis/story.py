@@ -1,7 +1,7 @@
 """A small language for tests: this packet here, then there, so this verdict.
 
-    story = Story(cluster(policy="Cluster", endpoints=["node2"]))
-    story.connection("client:c/eth0 nic:node1/eth0", "203.0.113.9:40000", "172.30.0.11:30080") ...
+story = Story(cluster(policy="Cluster", endpoints=["node2"]))
+story.connection("client:c/eth0 nic:node1/eth0", "203.0.113.9:40000", "172.30.0.11:30080") ...
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ def cluster(
     )
     pods = [Pod("shop", f"web-{node}", node, (PODS[node],)) for node in endpoints]
     pods.append(Pod("shop", "tool", "node1", ("10.244.1.9",)))
-    nodes = tuple(
-        Node(name, (address,), (f"10.244.{name[-1]}.0/24",)) for name, address in NODES.items()
-    )
+    nodes = tuple(Node(name, (address,), (f"10.244.{name[-1]}.0/24",)) for name, address in NODES.items())
     return Facts(nodes=nodes, pods=tuple(pods), services=(service,), proxy_mode=proxy_mode, **facts)
 
 
@@ -145,7 +143,9 @@ class Story:
         echo = {"tsecr": tsval, "tsval": tsval + 7} if tsval else {}
         self.syn(path, isn, tsval, **more)
         for tap, src, dst in reversed(path):
-            self.packet(tap, dst, src, flags=TcpFlag.SYN | TcpFlag.ACK, seq=server, ack=isn + 1, **echo, **more)
+            self.packet(
+                tap, dst, src, flags=TcpFlag.SYN | TcpFlag.ACK, seq=server, ack=isn + 1, **echo, **more
+            )
         if data:
             for tap, src, dst in path:
                 self.packet(
@@ -160,11 +160,18 @@ class Story:
                 )  # fmt: skip
         return self
 
-    def conntrack(self, node: str, original: tuple[str, str], translated: tuple[str, str], protocol: int = 6) -> Story:
+    def conntrack(
+        self, node: str, original: tuple[str, str], translated: tuple[str, str], protocol: int = 6
+    ) -> Story:
         """The node's kernel translated `original` into `translated` (client's direction both)."""
         values = dict.fromkeys((column.name for column in NAT.columns), 0)
         values["protocol"], values["time"] = protocol, self.now
-        order = {"orig_src": original[0], "orig_dst": original[1], "reply_dst": translated[0], "reply_src": translated[1]}
+        order = {
+            "orig_src": original[0],
+            "orig_dst": original[1],
+            "reply_dst": translated[0],
+            "reply_src": translated[1],
+        }
         for name, text in order.items():
             high, low, port = _split(text)
             side, _, end = name.partition("_")

@@ -85,7 +85,11 @@ def test_a_node_is_crossed_exactly_where_the_endpoint_is_on_another(report: Repo
             assert journey.cross_node is None
             continue
         home = {"10.244.2.3": "node2", "10.244.3.3": "node3"}[journey.hops[-1].destination.rpartition(":")[0]]
-        crossed = (journey.cross_node.from_, journey.cross_node.to, journey.cross_node.via) if journey.cross_node else None
+        crossed = (
+            (journey.cross_node.from_, journey.cross_node.to, journey.cross_node.via)
+            if journey.cross_node
+            else None
+        )
         assert crossed == (None if home == FLOWS[flow] else (FLOWS[flow], home, "routed"))
 
 
@@ -147,7 +151,9 @@ def test_a_pod_that_asks_the_balancers_address_is_short_circuited(evidence: Path
         assert journey.client.address == "10.244.1.3"
 
 
-def test_every_request_that_succeeded_during_a_rollout_is_preserved_and_no_failed_one_is(evidence: Path) -> None:
+def test_every_request_that_succeeded_during_a_rollout_is_preserved_and_no_failed_one_is(
+    evidence: Path,
+) -> None:
     report, _ = proxied(evidence, "rollout")
     lines = (evidence / PROXIED / "rollout" / "requests.jsonl").read_text().splitlines()
     requests = {("172.30.0.101", r["local_port"]): r for r in map(json.loads, lines)}

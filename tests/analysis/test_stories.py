@@ -38,7 +38,11 @@ def test_a_masqueraded_connection_is_lost_at_the_node_that_was_asked() -> None:
     assert journey.snat[0].to == MASQUERADED
     assert journey.seen_by_app == N1
     assert journey.cross_node is not None
-    assert (journey.cross_node.from_, journey.cross_node.to, journey.cross_node.via) == ("node1", "node2", "routed")
+    assert (journey.cross_node.from_, journey.cross_node.to, journey.cross_node.via) == (
+        "node1",
+        "node2",
+        "routed",
+    )
     assert journey.findings == ("SIP101", "SIP401")
 
 
@@ -145,7 +149,9 @@ def test_silence_at_a_node_without_endpoint_is_a_blackhole() -> None:
 
 
 def test_one_unanswered_attempt_is_too_early_to_call() -> None:
-    story = Story(cluster("Local")).watch("bridge:node1/cni0").syn([("nic:node1/eth0", C, NODE_PORT)], isn=7_000)
+    story = (
+        Story(cluster("Local")).watch("bridge:node1/cni0").syn([("nic:node1/eth0", C, NODE_PORT)], isn=7_000)
+    )
     assert story.journey().verdict is Verdict.INCONCLUSIVE
 
 
@@ -159,7 +165,11 @@ def test_silence_that_nothing_calls_for_is_not_called_a_blackhole() -> None:
 
 
 def test_a_service_without_endpoints_rejects() -> None:
-    story = Story(cluster(endpoints=())).watch("bridge:node1/cni0").syn([("nic:node1/eth0", C, NODE_PORT)], isn=7_000)
+    story = (
+        Story(cluster(endpoints=()))
+        .watch("bridge:node1/cni0")
+        .syn([("nic:node1/eth0", C, NODE_PORT)], isn=7_000)
+    )
     story.packet("nic:node1/eth0", C, NODE_PORT, seq=7_000, icmp=3 << 8 | 3, sender=N1)
     journey = story.journey()
     assert journey.verdict is Verdict.INCONCLUSIVE
@@ -264,7 +274,9 @@ def test_a_datapath_with_direct_server_return_preserves_under_policy_cluster() -
     story.syn(path, isn=7_000)
     # The answer leaves from the endpoint's own node, with the address that the client asked.
     story.packet("pod:node2/web", POD, C, flags=TcpFlag.SYN | TcpFlag.ACK, seq=50, ack=7_001, tsecr=1_000)
-    story.packet("nic:node2/eth0", "192.0.2.10:80", C, flags=TcpFlag.SYN | TcpFlag.ACK, seq=50, ack=7_001, tsecr=1_000)
+    story.packet(
+        "nic:node2/eth0", "192.0.2.10:80", C, flags=TcpFlag.SYN | TcpFlag.ACK, seq=50, ack=7_001, tsecr=1_000
+    )
     for tap, src, dst in path:
         story.packet(tap, src, dst, flags=TcpFlag.ACK | TcpFlag.PSH, seq=7_001, ack=51, payload=HTTP)
     journey = story.journey()
@@ -352,7 +364,9 @@ def test_a_client_that_forges_a_header_is_not_believed() -> None:
 
 def test_a_balancer_that_only_checks_is_no_journey() -> None:
     story = Story(cluster("Local", balancer=LB)).connection(BEHIND, data=b"", response=b"")
-    story.connection(BEHIND, isn=99, tsval=5, data=bytes.fromhex("0d0a0d0a000d0a515549540a20000000"), response=b"")
+    story.connection(
+        BEHIND, isn=99, tsval=5, data=bytes.fromhex("0d0a0d0a000d0a515549540a20000000"), response=b""
+    )
     report = story.report()
     assert report.journeys == ()
     assert report.capture.health_checks == 2

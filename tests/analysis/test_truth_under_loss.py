@@ -13,7 +13,7 @@ from captures import load_flow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from story import Story, cluster
-from test_stories import BEHIND, C, HTTP, LB, LOCAL, MASQUERADED, NODE_PORT, POD, REMOTE, v1
+from test_stories import BEHIND, HTTP, LB, LOCAL, MASQUERADED, NODE_PORT, POD, REMOTE, C, v1
 
 from analysis.analyze import analyze
 from analysis.facts import Facts
@@ -94,8 +94,12 @@ def told() -> dict[str, tuple[Recording, Facts]]:
     beneath = Story(cluster("Cluster", balancer=LB)).connection(under, data=v1(C) + HTTP)
     silent = Story(cluster("Local")).watch("bridge:node1/cni0", "nic:node2/eth0")
     for attempt in range(3):
-        silent.syn([("client:c/eth0", C, NODE_PORT), ("nic:node1/eth0", C, NODE_PORT)], 7_000, 1_000 + attempt).wait(1)
-    rejected = Story(cluster(endpoints=())).watch("bridge:node1/cni0").syn([("nic:node1/eth0", C, NODE_PORT)], isn=7)
+        silent.syn(
+            [("client:c/eth0", C, NODE_PORT), ("nic:node1/eth0", C, NODE_PORT)], 7_000, 1_000 + attempt
+        ).wait(1)
+    rejected = (
+        Story(cluster(endpoints=())).watch("bridge:node1/cni0").syn([("nic:node1/eth0", C, NODE_PORT)], isn=7)
+    )
     rejected.packet("nic:node1/eth0", C, NODE_PORT, seq=7, icmp=3 << 8 | 3, sender="172.30.0.11")
     stories = {
         "lost": lost, "kept": kept, "header": header, "bare": bare, "beneath": beneath, "silent": silent,
@@ -109,9 +113,13 @@ TOLD = told()
 
 @settings(deadline=None, max_examples=40)
 @given(name=st.sampled_from(sorted(TOLD)), data=st.data())
-def test_any_subset_of_a_told_recording_keeps_its_verdict_or_doubts_it(name: str, data: st.DataObject) -> None:
+def test_any_subset_of_a_told_recording_keeps_its_verdict_or_doubts_it(
+    name: str, data: st.DataObject
+) -> None:
     recording, facts = TOLD[name]
-    rows = data.draw(st.lists(st.booleans(), min_size=len(recording.packets), max_size=len(recording.packets)))
+    rows = data.draw(
+        st.lists(st.booleans(), min_size=len(recording.packets), max_size=len(recording.packets))
+    )
     records = data.draw(st.lists(st.booleans(), min_size=len(recording.nat), max_size=len(recording.nat)))
     taps = data.draw(st.sets(st.integers(0, len(recording.taps) - 1), max_size=len(recording.taps) - 1))
     partial = without(recording, np.array(rows, dtype=bool), np.array(records, dtype=bool), taps)

@@ -1,0 +1,202 @@
+"""Outcomes → the report's journeys and findings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis import paths
+from analysis.addresses import PROTOCOL_NAMES, PROTOCOLS, text
+from analysis.blame import Mechanism
+from analysis.findings import CATALOGUE
+from analysis.journeys import Connection, Trip
+from analysis.judging import Context, Outcome
+from analysis.knowledge import delivered
+from analysis.recording import Recording
+from analysis.report import Capture, Client, Finding, Hop, Journey, Severity, Snat, Verdict
+from analysis.verdict import Header
+
+EVIDENCE_SHOWN = 5  # examples under one finding; the journeys themselves hold the rest
+
+
+def journey_of(outcome: Outcome, context: Context) -> Journey:
+    """The journey as it is told; its id is given later, in order of time."""
+    connection, trip = outcome.connection, outcome.connection.trip
+    taps = context.recording.taps
+    kept = trip.target.service.key if trip.target else None
+    walked = paths.hops(connection, taps, context.book)
+    return Journey(
+        id="",
+        protocol=PROTOCOL_NAMES.get(trip.leg.protocol, str(trip.leg.protocol)),
+        client=_client(outcome),
+        verdict=outcome.judgement.verdict,
+        confidence=_confidence(outcome),
+        seen_by_app=_seen_by_app(outcome, context),
+        hops=walked,
+        snat=paths.replacements(outcome.blames) + _hidden_snat(outcome),
+        cross_node=paths.crossing(trip, taps, context.recording.topologies, context.book),
+        proxy_protocol=paths.proxy_protocol(trip),
+        findings=outcome.codes,
+        service=kept,
+        reason=outcome.judgement.reason,
+        endpoint=_endpoint(trip, context),
+        answered=trip.leg.answered,
+        shape=_shape(outcome, walked),
+    )
+
+
+def _confidence(outcome: Outcome) -> str:
+    """Datagrams are followed by their payload, which two clients can share; handshakes by their numbers."""
+    sure = outcome.judgement.confidence
+    return "medium" if sure == "high" and outcome.connection.trip.leg.protocol != PROTOCOLS["tcp"] else sure
+
+
+def _client(outcome: Outcome) -> Client | None:
+    """The client as far back as evidence goes; nobody where only a balancer's own address is known."""
+    connection = outcome.connection
+    if connection.before is not None:
+        first = connection.before.trip.steps[0].addresses
+        return Client(text(first.src), first.sport)
+    header = connection.trip.header
+    if header is not None and header.source and outcome.known.header is not Header.FORGEABLE:
+        address, _, port = header.source.rpartition(":")
+        return Client(address.strip("[]"), int(port)) if port.isdigit() else None
+    if outcome.known.proxied or not outcome.known.origin_certain:
+        return None
+    first = connection.trip.steps[0].addresses
+    return Client(text(first.src), first.sport)
+
+
+def _seen_by_app(outcome: Outcome, context: Context) -> str | None:
+    """The address that the endpoint took for its client's, where it accepted the connection."""
+    trip = outcome.connection.trip
+    if outcome.known.header is Header.TAKEN and trip.header is not None and trip.header.source:
+        return trip.header.source.rpartition(":")[0].strip("[]")
+    answered = trip.leg.answered or trip.leg.response is not None
+    if not answered or not delivered(trip, context.book, context.facts):
+        return None
+    return text(trip.steps[-1].addresses.src)
+
+
+def _hidden_snat(outcome: Outcome) -> tuple[Snat, ...]:
+    """The replacement that a balancer's own connection amounts to."""
+    connection = outcome.connection
+    if not outcome.known.proxied:
+        return ()
+    before = connection.before.trip.steps[0] if connection.before else None
+    first = connection.trip.steps[0]
+    mechanism = (
+        str(Mechanism.SERVICE_LB) if connection.owner.node else "load balancer opened a connection of its own"
+    )
+    return (
+        Snat(
+            node=connection.owner.node or (first.place if first.kind and first.kind.value == "lb" else None),
+            from_=paths.source_text(before) if before else "",
+            to=paths.source_text(first),
+            mechanism=mechanism,
+        ),
+    )
+
+
+def _endpoint(trip: Trip, context: Context) -> str | None:
+    reached = [step for step in trip.steps if step.at_endpoint]
+    if not reached:
+        return None
+    owner = context.book.owner(reached[-1].addresses.dst)
+    return owner.name or text(reached[-1].addresses.dst)
+
+
+def stranded(trip: Trip, context: Context) -> Journey:
+    """A client's connection to a balancer to which nothing behind it could be tied."""
+    first = trip.steps[0].addresses
+    connection = Connection(trip, None, context.book.owner(trip.source))
+    return Journey(
+        id="",
+        protocol=PROTOCOL_NAMES.get(trip.leg.protocol, str(trip.leg.protocol)),
+        client=Client(text(first.src), first.sport),
+        verdict=Verdict.INCONCLUSIVE,
+        confidence="none",
+        seen_by_app=None,
+        hops=paths.hops(connection, context.recording.taps, context.book),
+        snat=(),
+        cross_node=None,
+        proxy_protocol=None,
+        findings=(),
+        reason="the client reached the load balancer, and no connection of the balancer could be tied to it",
+        answered=trip.leg.answered,
+        shape="ends at the load balancer",
+    )
+
+
+def _shape(outcome: Outcome, hops: Sequence[Hop]) -> str:
+    """What two journeys share when they took the same path: places, points, changes and blame."""
+    walked = " ".join(
+        f"{hop.node}/{hop.interface}/{hop.point}/{''.join(word[0] for word in hop.changed)}" for hop in hops
+    )
+    blamed = ",".join(entry.mechanism for entry in outcome.blames)
+    return f"{outcome.judgement.verdict} {outcome.judgement.reason} | {walked} | {blamed} | {outcome.codes}"
+
+
+def findings_of(
+    journeys: Sequence[Journey], counts: dict[str, int], recording: Recording, capture: Capture
+) -> tuple[Finding, ...]:
+    """The session's findings, gravest first; `counts` says how many journeys each code is about."""
+    concerned: dict[str, list[Journey]] = {}
+    for journey in journeys:
+        for code in journey.findings:
+            concerned.setdefault(code, []).append(journey)
+    found = [_finding(code, group, counts[code]) for code, group in concerned.items()]
+    found += _capture_findings(recording, capture)
+    order = list(Severity)
+    return tuple(sorted(found, key=lambda finding: (order.index(finding.severity), finding.code)))
+
+
+def _finding(code: str, journeys: Sequence[Journey], count: int) -> Finding:
+    definition = CATALOGUE[code]
+    return Finding(
+        code=code,
+        severity=definition.severity,
+        title=definition.title,
+        detail=definition.explanation,
+        fix=definition.fix,
+        docs=definition.docs,
+        evidence=tuple(_evidence(journey) for journey in journeys[:EVIDENCE_SHOWN]),
+        journeys=count,
+    )
+
+
+def _evidence(journey: Journey) -> str:
+    """One line that points at the place in one journey."""
+    for snat in journey.snat:
+        place = f" at {snat.node}" if snat.node else ""
+        came = f"{snat.from_} became {snat.to}" if snat.from_ else f"the source is {snat.to}"
+        return f"{journey.id}: {came}{place}"
+    last = journey.hops[-1]
+    return f"{journey.id}: {last.source} to {last.destination}, last seen at {last.node} ({last.point})"
+
+
+def _capture_findings(recording: Recording, capture: Capture) -> list[Finding]:
+    codes = []
+    if recording.dropped:
+        codes.append(("SIP901", [reason for reason in capture.reasons if "dropped" in reason]))
+    untapped = [reason for reason in capture.reasons if reason.endswith("has no tap")]
+    if untapped:
+        codes.append(("SIP902", untapped))
+    cut = [
+        f"{stream.node}: {stream.truncated or 'no end mark'}"
+        for stream in recording.streams
+        if stream.truncated or (stream.hello is not None and stream.bye is None)
+    ]
+    if cut:
+        codes.append(("SIP903", cut))
+    return [
+        Finding(
+            code=code,
+            severity=CATALOGUE[code].severity,
+            title=CATALOGUE[code].title,
+            detail=CATALOGUE[code].explanation,
+            fix=CATALOGUE[code].fix,
+            docs=CATALOGUE[code].docs,
+            evidence=tuple(lines[:EVIDENCE_SHOWN]),
+        )
+        for code, lines in codes
+    ]

@@ -1,0 +1,81 @@
+"""Many connections: judged once for each shape of path, told in part, and counted in full."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from story import Story, cluster
+from test_stories import LOCAL, MASQUERADED, NODE_PORT, POD, REMOTE, C
+
+from analysis import judging
+from analysis.analyze import analyze
+from analysis.recording import Recording
+from analysis.report import Verdict
+
+
+def repeated(recording: Recording, times: int) -> Recording:
+    """The same connection `times` times, from other ports with other sequence numbers, 50 µs apart."""
+    rows = np.tile(recording.packets, times)
+    number = np.repeat(np.arange(times, dtype=np.uint32), len(recording.packets))
+    rows["seq"] += number * 5
+    rows["ack"] += number * 5
+    rows["time"] += number.astype(np.uint64) * 50_000
+    for port in ("sport", "dport"):
+        rows[port] = np.where(rows[port] == 40000, 1024 + number % 60_000, rows[port])
+    return dataclasses.replace(recording, packets=rows)
+
+
+def test_what_is_not_told_is_counted() -> None:
+    story = Story(cluster()).connection(REMOTE)
+    report = analyze(repeated(story.recording(), 500), story.facts, limit=40)
+    assert report.summary.journeys == report.summary.lost == report.summary.cross_node == 500
+    assert len(report.journeys) + report.journeys_omitted == 500
+    assert 1 <= len(report.journeys) <= 40
+    assert sum(path.count for path in report.paths) == 500
+    assert {finding.code: finding.journeys for finding in report.findings}["SIP101"] == 500
+
+
+def test_a_shape_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    original = judging.judge
+
+    def counted(known: judging.Known) -> judging.Judgement:
+        nonlocal calls
+        calls += 1
+        return original(known)
+
+    monkeypatch.setattr(judging, "judge", counted)
+    story = Story(cluster()).connection(REMOTE)
+    report = analyze(repeated(story.recording(), 300), story.facts)
+    assert report.summary.lost == 300
+    assert calls < 10
+
+
+def test_two_kinds_of_path_are_two_shapes() -> None:
+    story = Story(cluster("Local")).connection(LOCAL)
+    story.connection(
+        [(tap, src.replace(":40000", ":40777"), dst) for tap, src, dst in LOCAL[:2]], isn=9, tsval=9
+    )
+    report = story.report()
+    assert len(report.paths) == 2
+
+
+def test_sharing_a_judgement_gives_what_judging_alone_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    story = Story(cluster())
+    for number in range(12):
+        part = REMOTE if number % 3 else REMOTE[number % 4 :]
+        path = [
+            (tap, src.replace("40000", str(40000 + number)).replace("61000", str(61000 + number)), dst)
+            for tap, src, dst in part
+        ]
+        story.wait(1).connection(path, isn=1000 * number + 7, tsval=1000 + number)
+        if number % 2:
+            story.conntrack("node1", (C.replace("40000", str(40000 + number)), NODE_PORT),
+                            (MASQUERADED.replace("61000", str(61000 + number)), POD))  # fmt: skip
+    shared = story.report()
+    monkeypatch.setattr(judging.Judge, "_key", lambda _, connection: id(connection))
+    alone = story.report()
+    assert shared == alone
+    assert {journey.verdict for journey in shared.journeys} >= {Verdict.LOST}
