@@ -103,15 +103,16 @@ def _by_kube_proxy(entry: Step, change: Change, book: AddressBook, facts: Facts)
     endpoint = book.owner(change.after.addresses.dst)
     if source.kind is OwnerKind.POD and endpoint == source:
         return Mechanism.HAIRPIN
-    if facts.masquerade_all:
-        return Mechanism.MASQUERADE_ALL
     if target.kind in EXTERNAL_WAYS:
         if facts.proxy_mode == "ipvs" and target.kind is TargetKind.EXTERNAL_IP:
             return Mechanism.IPVS_EXTERNAL_IP
         if target.service.external_policy is Policy.CLUSTER:
             return Mechanism.POLICY_CLUSTER
-        local = source.kind in {OwnerKind.NODE, OwnerKind.LOOPBACK}
-        return Mechanism.NODE_LOCAL if local else None
+        if source.kind in {OwnerKind.NODE, OwnerKind.LOOPBACK}:
+            return Mechanism.NODE_LOCAL
+        return Mechanism.MASQUERADE_ALL if facts.masquerade_all else None
+    if facts.masquerade_all:
+        return Mechanism.MASQUERADE_ALL
     if source.kind in {OwnerKind.NODE, OwnerKind.LOOPBACK}:
         return Mechanism.NODE_LOCAL
     return Mechanism.CLUSTER_CIDR if _off_cluster(entry.addresses.src, facts) else None

@@ -67,8 +67,8 @@ _ALL = (
     ),
     Definition(
         "SIP106", Severity.ERROR, "kube-proxy masquerades everything (--masquerade-all)",
-        "kube-proxy runs with masqueradeAll, which replaces the source of every connection to a Service, also "
-        "under policy Local.",
+        "kube-proxy runs with masqueradeAll, which replaces the source of connections to a Service whatever its "
+        "traffic policy says.",
         "Set masqueradeAll: false in kube-proxy's configuration and restart it.",
     ),
     Definition(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from analysis.addresses import AddressBook, OwnerKind, Target
+from analysis.addresses import EXACT_TAPS, AddressBook, OwnerKind, Target
 from analysis.legs import FourTuple, Leg, NatRecord, Sighting
 from daemonset.observation import Tap, TapKind, Tunnel
 
@@ -59,15 +59,16 @@ class Change:
 def walk(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> tuple[Step, ...]:
     """The steps of a leg, first to last."""
     steps = _outbound([_step(leg, sighting, taps[sighting.tap], book) for sighting in leg.sightings])
-    home = _home(steps, leg.nat, book)
+    nat = [record for record in leg.nat if record not in disputed(leg, taps, book)]
+    home = _home(steps, nat, book)
     places = sorted({step.place for step in steps}, key=lambda place: _place_key(place, steps, home, book))
     ordered: list[Step] = []
     for place in places:
         here = _order([step for step in steps if step.place == place], home == place, book)
-        records = [record for record in leg.nat if record.node == place]
+        records = [record for record in nat if record.node == place]
         ordered.extend(_insert_records(leg, here, records, book))
     seen = {step.place for step in steps}
-    orphans = [record for record in leg.nat if record.node not in seen]
+    orphans = [record for record in nat if record.node not in seen]
     return tuple(_records_alone(leg, orphans, book)) + tuple(ordered)
 
 
@@ -75,6 +76,24 @@ def source_changes(steps: Sequence[Step]) -> tuple[Change, ...]:
     """Every place of the path where the source address is another than just before."""
     pairs = pairwise(steps)
     return tuple(Change(a, b) for a, b in pairs if a.addresses.src != b.addresses.src)
+
+
+def disputed(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> list[NatRecord]:
+    """Records of the kernel that the leg's own packets contradict.
+
+    A table read at the end may hold a later user of the same port, and some datapaths bypass it. Packets win: a
+    record is set aside when packets towards an endpoint were seen, on its node or after it, and none is as it says.
+    """
+    packets = _outbound([_step(leg, sighting, taps[sighting.tap], book) for sighting in leg.sightings])
+    arrived = {
+        step.addresses for step in packets if step.at_endpoint and step.asked and step.kind in EXACT_TAPS
+    }
+    chained = {record.original for record in leg.nat}
+    return [
+        record
+        for record in leg.nat
+        if arrived and record.translated not in arrived and record.translated not in chained
+    ]
 
 
 def _outbound(steps: list[Step]) -> list[Step]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from analysis.addresses import AddressBook, Owner, OwnerKind, Target, endpoint
 from analysis.facts import Facts
-from analysis.hops import Change, Step, source_changes, walk
+from analysis.hops import Change, Step, disputed, source_changes, walk
 from analysis.legs import Leg, LegStore
 from analysis.separate import separate
 from daemonset.observation import Payload, ProxyHeader, Tap, TapKind
@@ -32,6 +32,7 @@ class Trip:
     changes: tuple[Change, ...]
     mixed: bool
     target: Target | None  # the way into the Service that the client asked for; None without facts
+    disputed: bool = False  # the kernel's NAT record says otherwise than the packets
     part: int = 0  # which of the connections that share the leg's number
 
     @property
@@ -103,7 +104,8 @@ def _trips(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> Iterable[Trip]:
         if steps:
             target = next((step.target for step in steps if step.frontend), None)
             target = target or next((step.target for step in steps if step.target), None)
-            yield Trip(part.leg, steps, source_changes(steps), part.mixed, target, number)
+            dispute = bool(disputed(part.leg, taps, book))
+            yield Trip(part.leg, steps, source_changes(steps), part.mixed, target, dispute, number)
 
 
 def learn_balancers(store: LegStore, taps: Sequence[Tap], book: AddressBook, facts: Facts) -> None:

@@ -97,6 +97,8 @@ def _codes(
     codes += _header_codes(connection, known)
     codes += _reach_codes(connection, known)
     codes += _way_codes(trip, known, judgement, context)
+    if trip.disputed:
+        codes.append("SIP904")
     if known.mixed:
         codes.append("SIP905")
     return tuple(dict.fromkeys(codes))

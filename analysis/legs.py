@@ -26,7 +26,10 @@ import numpy as np
 
 from analysis.addresses import EXACT_TAPS
 from analysis.recording import Recording, Rows
-from daemonset.observation import Head, Payload, Tunnel
+from daemonset.observation import Head, Payload, TapKind, Tunnel
+
+#: Kinds of taps from the client inwards; of several readings of one segment the innermost counts.
+_DEPTH = (TapKind.CLIENT, TapKind.LB, TapKind.NIC, TapKind.TUNNEL, TapKind.BRIDGE, TapKind.VETH, TapKind.POD)
 
 SILENCE = 90_000_000_000  # ns; Linux and others wait at most 64 s between two SYNs of one connection
 TIMESTAMP_SPAN = 300_000  # ticks of the timestamp clock, 1 ms or slower on every stack known
@@ -214,6 +217,7 @@ def _load(database: duckdb.DuckDBPyConnection, recording: Recording) -> None:
         "tap": np.arange(len(recording.taps), dtype=np.uint32),
         "node": np.array([nodes[tap.node] for tap in recording.taps], dtype=np.uint16),
         "exact": np.array([tap.kind in EXACT_TAPS for tap in recording.taps], dtype=bool),
+        "depth": np.array([_DEPTH.index(tap.kind) for tap in recording.taps], dtype=np.uint8),
     }
     database.register("taps", taps)
 
@@ -353,24 +357,25 @@ def _attach(database: duckdb.DuckDBPyConnection) -> None:
     database.execute(f"""
         create temp table first_bytes as
         select leg, row, client from (
-        select l.leg, b.row, b.time, b.head, true as client
+        select l.leg, b.row, true as client
         from packets b
         join legs l on l.isn = ((b.seq::bigint - 1) & 4294967295)::uinteger and l.protocol = 6
         join sightings a on a.leg = l.leg and a.tap = b.tap and {_SAME_TUPLE}
         where b.protocol = 6 and b.icmp = 0 and b.length > 0 and (b.flags & 6) = 0
         union all
-        select l.leg, b.row, b.time, b.head, true
+        select l.leg, b.row, true
         from packets b
         join legs l on l.isn = b.seq and l.protocol = 6
         join sightings a on a.leg = l.leg and a.tap = b.tap and {_SAME_TUPLE}
         where b.protocol = 6 and b.icmp = 0 and b.length > 0 and (b.flags & 22) = 2
         union all
-        select l.leg, b.row, b.time, b.head, false
+        select l.leg, b.row, false
         from packets b
         join legs l on l.server_isn = ((b.seq::bigint - 1) & 4294967295)::uinteger and l.protocol = 6
         join sightings a on a.leg = l.leg and a.tap = b.tap and {_SAME_MIRRORED}
         where b.protocol = 6 and b.icmp = 0 and b.length > 0 and (b.flags & 6) = 0
-        ) qualify row_number() over (partition by leg, client order by (head > 0) desc, time, row) = 1
+        ) join packets using (row) join taps using (tap)
+        qualify row_number() over (partition by leg, client order by (packets.head > 0) desc, depth desc, row) = 1
     """)  # noqa: S608 - only constants of this module are put into the text
     database.execute(f"""
         create temp table refusals as
@@ -456,7 +461,11 @@ _SHAPES = """
         join targets t on t.protocol = l.protocol and t.hi = n.dst_hi and t.lo = n.dst_lo and t.port = n.dport
         union all
         select leg, hash('nat', n.node, o.code, t.code, a.code, b.code,
-                         n.orig_src_hi = n.reply_dst_hi and n.orig_src_lo = n.reply_dst_lo)
+                         n.orig_src_hi = n.reply_dst_hi and n.orig_src_lo = n.reply_dst_lo,
+                         n.orig_sport = n.reply_dport,
+                         exists(from sightings s where s.leg = translations.leg and s.sport = n.reply_dport
+                                and s.src_hi = n.reply_dst_hi and s.src_lo = n.reply_dst_lo
+                                and s.dst_hi = n.reply_src_hi and s.dst_lo = n.reply_src_lo))
         from translations join nat n using (record)
         join owners o on o.hi = n.orig_src_hi and o.lo = n.orig_src_lo
         join owners a on a.hi = n.reply_src_hi and a.lo = n.reply_src_lo

@@ -80,7 +80,7 @@ def _seen_by_app(outcome: Outcome, context: Context) -> str | None:
 def _hidden_snat(outcome: Outcome) -> tuple[Snat, ...]:
     """The replacement that a balancer's own connection amounts to."""
     connection = outcome.connection
-    if not outcome.known.proxied:
+    if not outcome.known.proxied or outcome.known.header is Header.TAKEN:
         return ()
     before = connection.before.trip.steps[0] if connection.before else None
     first = connection.trip.steps[0]

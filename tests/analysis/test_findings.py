@@ -1,0 +1,196 @@
+"""Every finding can happen: for each code of the catalogue, a story that leads to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from story import NODES, PODS, Story, cluster
+from test_stories import BEHIND, HTTP, LB, LOCAL, MASQUERADED, N2, NODE_PORT, POD, REMOTE, C, v1
+
+from analysis.analyze import analyze
+from analysis.facts import Facts, Pod
+from analysis.findings import CATALOGUE
+from analysis.report import Report
+from daemonset.observation import TcpFlag
+
+MASKED = [("nic:node2/eth0", C, f"{N2}:30080"), ("pod:node2/web", "10.244.2.1:61000", POD)]
+TOOL = "10.244.1.9:41000"
+
+
+def asked(dst: str, src: str = TOOL, seen: str = TOOL) -> list[tuple[str, str, str]]:
+    return [("pod:node1/tool", src, dst), ("nic:node1/eth0", seen, POD), ("pod:node2/web", seen, POD)]
+
+
+def silent(facts: Facts, to: str = NODE_PORT) -> Report:
+    story = Story(facts).watch("bridge:node1/cni0")
+    for attempt in range(3):
+        story.syn([("nic:node1/eth0", C, to)], isn=7_000, tsval=1_000 + attempt * 1_000).wait(1)
+    return story.report()
+
+
+def rejected(facts: Facts) -> Report:
+    story = Story(facts).watch("bridge:node1/cni0").syn([("nic:node1/eth0", C, NODE_PORT)], isn=7_000)
+    return story.packet(
+        "nic:node1/eth0", C, NODE_PORT, seq=7_000, icmp=3 << 8 | 3, sender=NODES["node1"]
+    ).report()
+
+
+def refused_by_endpoint() -> Report:
+    story = Story(cluster("Local")).syn(LOCAL, isn=7_000)
+    for tap, src, dst in reversed(LOCAL):
+        story.packet(tap, dst, src, flags=TcpFlag.RST | TcpFlag.ACK, ack=7_001)
+    return story.report()
+
+
+def ranged(policy: str = "Cluster") -> Facts:
+    facts = cluster(policy, vip="192.0.2.10")
+    service = msgspec.structs.replace(facts.services[0], source_ranges=("198.51.100.0/24",))
+    return msgspec.structs.replace(facts, services=(service,))
+
+
+def l4_balancer() -> Report:
+    path = [("client:c/eth0", C, f"{LB}:80"), ("lb:lb/eth0", C, f"{LB}:80")]
+    path.append(("lb:lb/eth0", f"{LB}:40000", f"{N2}:30080"))
+    path += [(tap, src.replace(C, f"{LB}:40000"), dst) for tap, src, dst in LOCAL]
+    return Story(cluster("Local", balancer=LB)).connection(path).report()
+
+
+def svclb() -> Report:
+    facts = cluster("Cluster")
+    facts = msgspec.structs.replace(
+        facts, pods=(*facts.pods, Pod("kube-system", "svclb-web-1", "node1", ("10.244.1.7",)))
+    )
+    path = [("nic:node1/eth0", C, NODE_PORT), ("nic:node1/eth0", "10.244.1.7:40000", POD)]
+    return Story(facts).connection([*path, ("pod:node2/web", "10.244.1.7:40000", POD)]).report()
+
+
+def node_local() -> Report:
+    path = [("nic:node1/eth0", MASQUERADED, POD), ("pod:node2/web", MASQUERADED, POD)]
+    story = Story(cluster("Local")).connection(path)
+    return story.conntrack("node1", ("127.0.0.1:50000", "127.0.0.1:30080"), (MASQUERADED, POD)).report()
+
+
+def unnamed() -> Report:
+    path = [("client:c/eth0", C, f"{N2}:30080"), ("pod:node2/web", "10.9.9.9:61000", POD)]
+    return Story(Facts(known=False)).connection(path).report()
+
+
+def dropped() -> Report:
+    story = Story(cluster("Local")).connection(LOCAL)
+    recording = story.recording()
+    return analyze(dataclasses.replace(recording, losses=((recording.taps[0], 100, 7),)), story.facts)
+
+
+def cut_off() -> Report:
+    story = Story(cluster("Local")).connection(LOCAL)
+    recording = story.recording()
+    streams = (dataclasses.replace(recording.streams[0], truncated="cut after 9 packets"),)
+    return analyze(dataclasses.replace(recording, streams=streams), story.facts)
+
+
+def disagreeing() -> Report:
+    story = Story(cluster()).connection(REMOTE)
+    return story.conntrack("node1", (C, NODE_PORT), (f"{NODES['node1']}:1234", POD)).report()
+
+
+def two_with_one_number() -> Report:
+    second = [
+        (tap, src.replace(C, "198.51.100.7:1").replace("61000", "61001"), dst) for tap, src, dst in REMOTE
+    ]
+    return Story(cluster()).connection(REMOTE, tsval=0).connection(second, tsval=0).report()
+
+
+def draining() -> Report:
+    return Story(cluster("Local", ready=False)).connection(LOCAL).report()
+
+
+def header(data: bytes, response: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> Report:
+    return Story(cluster("Local", balancer=LB)).connection(BEHIND, data=data, response=response).report()
+
+
+def from_stranger(*, watched: bool) -> Report:
+    path = [(tap, src.replace(LB, "198.51.100.66"), dst) for tap, src, dst in BEHIND]
+    if watched:
+        path.insert(0, ("client:c/eth0", "198.51.100.66:50000", f"{N2}:30080"))
+    return Story(cluster("Local")).connection(path, data=v1(C) + HTTP).report()
+
+
+STORIES: dict[str, Callable[[], Report]] = {
+    "SIP101": lambda: Story(cluster()).connection(REMOTE).report(),
+    "SIP102": lambda: Story(cluster("Local")).connection(MASKED).report(),
+    "SIP103": l4_balancer,
+    "SIP104": lambda: Story(cluster("Local", balancer=LB)).connection(BEHIND).report(),
+    "SIP105": svclb,
+    "SIP106": lambda: Story(cluster("Local", masquerade_all=True)).connection(MASKED).report(),
+    "SIP107": lambda: (
+        Story(cluster(cluster_cidrs=("10.200.0.0/16",)))
+        .connection(asked("10.96.0.80:80", seen=MASQUERADED))
+        .report()
+    ),
+    "SIP108": lambda: (
+        Story(cluster("Local", external_ip="192.0.2.80", proxy_mode="ipvs"))
+        .connection([("nic:node2/eth0", C, "192.0.2.80:80"), ("pod:node2/web", "10.244.2.1:61000", POD)])
+        .report()
+    ),
+    "SIP109": lambda: (
+        Story(cluster())
+        .connection(
+            [
+                ("pod:node2/web", f"{PODS['node2']}:41000", "10.96.0.80:80"),
+                ("bridge:node2/cni0", f"{PODS['node2']}:41000", "10.96.0.80:80"),
+                ("pod:node2/web", "10.244.2.1:61000", POD),
+            ]
+        )
+        .report()
+    ),
+    "SIP110": node_local,
+    "SIP111": unnamed,
+    "SIP201": lambda: silent(cluster("Local")),
+    "SIP202": lambda: rejected(cluster(endpoints=())),
+    "SIP203": lambda: silent(cluster("Cluster")),
+    "SIP204": refused_by_endpoint,
+    "SIP205": lambda: silent(ranged(), "192.0.2.10:80"),
+    "SIP206": lambda: rejected(cluster()),
+    "SIP301": lambda: header(v1(C) + HTTP),
+    "SIP302": lambda: header(v1(C) + HTTP, b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+    "SIP303": lambda: header(b"PROXY TCP4 999.1.1.1 10.0.0.1 1 2\r\n" + HTTP),
+    "SIP304": lambda: from_stranger(watched=False),
+    "SIP305": lambda: from_stranger(watched=True),
+    "SIP401": lambda: Story(cluster()).connection(REMOTE).report(),
+    "SIP402": lambda: Story(cluster("Local", vip="192.0.2.10")).connection(asked("192.0.2.10:80")).report(),
+    "SIP403": lambda: Story(cluster("Cluster")).connection(LOCAL).report(),
+    "SIP404": draining,
+    "SIP901": dropped,
+    "SIP902": lambda: Story(cluster()).connection(REMOTE).report(),
+    "SIP903": cut_off,
+    "SIP904": disagreeing,
+    "SIP905": two_with_one_number,
+}
+
+
+def test_every_code_has_its_story() -> None:
+    assert set(STORIES) == set(CATALOGUE)
+
+
+@pytest.mark.parametrize("code", sorted(STORIES))
+def test_the_story_leads_to_the_finding(code: str) -> None:
+    report = STORIES[code]()
+    assert code in {finding.code for finding in report.findings}, [
+        (journey.verdict, journey.reason, journey.findings) for journey in report.journeys
+    ]
+
+
+@pytest.mark.parametrize("definition", CATALOGUE.values(), ids=lambda definition: definition.code)
+def test_a_definition_is_whole(definition: object) -> None:
+    from analysis.findings import Definition
+
+    assert isinstance(definition, Definition)
+    assert re.fullmatch(r"SIP\d{3}", definition.code)
+    assert definition.title
+    assert not definition.title.endswith(".")
+    assert definition.explanation.endswith(".")
+    assert definition.fix.endswith(".")
