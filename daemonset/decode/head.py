@@ -1,0 +1,90 @@
+"""What the first bytes of a payload are, and what they say.
+
+    read_payload ─ first byte ─▶ proxy_protocol ─▶ http, tls   (PROXY headers and what follows them)
+                              ├▶ http, tls
+                              └▶ data
+
+This runs for every packet with a payload, and nearly all of them are data in the middle of a stream: the first
+byte alone turns most of these away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from daemonset.decode import http, tls
+from daemonset.decode.proxy_protocol import NotProxyProtocolError, begins_header, decode_all
+from daemonset.observation import Head, HttpHead, Payload, TlsHello
+
+#: How much of PROXY headers is kept as seen: the smallest segment that every host takes, and a fixed part.
+RAW_LIMIT = 536 + 16
+
+_Read = tuple[Payload, Head | None]
+_DATA: _Read = (Payload.DATA, None)
+_NONE: _Read = (Payload.NONE, None)
+
+
+def read_payload(payload: bytes | memoryview) -> _Read:
+    """The kind of the payload's first bytes, and what they say, if anything. Never raises.
+
+    Fewer than five bytes of a PROXY header are too few to be told from data.
+    """
+    if not payload:
+        return _NONE
+    read = _READERS[payload[0]]
+    return read(payload if type(payload) is bytes else bytes(payload)) if read else _DATA
+
+
+def _read_proxy(payload: bytes) -> _Read:
+    decoded = decode_all(payload)
+    if isinstance(decoded.error, NotProxyProtocolError):
+        return _DATA
+    kind = Payload.PROXY_V1 if payload[:1] == b"P" else Payload.PROXY_V2
+    if decoded.error or not decoded.complete:
+        # A broken header has no known end; one that is cut has none here.
+        error = str(decoded.error) if decoded.error else None
+        return kind, Head(decoded.headers, error, decoded.complete, raw=payload[:RAW_LIMIT])
+    request, hello = _read_application(payload[decoded.rest :])
+    raw = payload[: min(decoded.rest, RAW_LIMIT)]
+    return kind, Head(decoded.headers, None, http=request, tls=hello, raw=raw)
+
+
+def _read_application(payload: bytes) -> tuple[HttpHead | None, TlsHello | None]:
+    if payload[:1] == b"\x16":
+        return None, tls.read_client_hello(payload)
+    return http.read_head(payload), None
+
+
+def _read_letter(payload: bytes) -> _Read:
+    if begins_header(payload):
+        return _read_proxy(payload)
+    kind = http.classify(payload)
+    if kind is None:
+        return _DATA
+    head = http.read_head(payload)
+    return kind, Head(http=head) if head else None
+
+
+def _read_line_end(payload: bytes) -> _Read:
+    return _read_proxy(payload) if begins_header(payload) else _DATA
+
+
+def _read_tls(payload: bytes) -> _Read:
+    kind = tls.classify(payload)
+    if kind is Payload.TLS_CLIENT_HELLO:
+        hello = tls.read_client_hello(payload)
+        return kind, Head(tls=hello) if hello else None
+    return (kind, None) if kind else _DATA
+
+
+def _readers() -> tuple[Callable[[bytes], _Read] | None, ...]:
+    readers: list[Callable[[bytes], _Read] | None] = [None] * 256
+    for letter in range(ord("A"), ord("Z") + 1):
+        readers[letter] = _read_letter
+    readers[0x0D] = _read_line_end
+    for content_type in range(0x14, 0x18):
+        readers[content_type] = _read_tls
+    return tuple(readers)
+
+
+_READERS = _readers()
