@@ -1,0 +1,92 @@
+"""All packet rules of the lab: which text each tool is fed in each network namespace. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Literal
+
+import msgspec
+
+from analysis.facts import Facts
+from probe.lab.forwarding import extras
+from probe.lab.forwarding.iptables import iptables_rules
+from probe.lab.forwarding.nftables import nftables_rules
+from probe.lab.forwarding.services import IpVersion, NodeFacts
+from probe.lab.kube_objects import CLUSTER_CIDRS, SERVICE_CIDRS
+from probe.lab.plan import Plan, PlannedNode, PlannedPod
+from probe.lab.scenario import Family
+
+Tool = Literal["iptables-restore", "ip6tables-restore", "nft"]
+
+VERSIONS: dict[Family, IpVersion] = {"ipv4": 4, "ipv6": 6}
+_RESTORE: dict[Family, Tool] = {"ipv4": "iptables-restore", "ipv6": "ip6tables-restore"}
+
+
+class RuleText(msgspec.Struct, frozen=True):
+    """What one tool reads on its stdin in one namespace."""
+
+    namespace: str
+    tool: Tool
+    text: str
+
+
+def rule_texts(plan: Plan, facts: Facts) -> list[RuleText]:
+    """Everything to load. Texts do not depend on each other; each is one transaction per table."""
+    texts: defaultdict[tuple[str, Tool], str] = defaultdict(str)
+    for family in plan.families:
+        tool: Tool = "nft" if plan.proxy_mode == "nftables" else _RESTORE[family]
+        for node in plan.nodes:
+            texts[node.name, tool] += _node(plan, facts, node, family)
+        for pod in plan.pods:
+            if pod.pod.role == "svclb":
+                version, redirect = VERSIONS[family], _service_pod(plan, family)
+                texts[pod.namespace, tool] += extras.service_pod(plan.proxy_mode, version, redirect)
+    balancer, lb = plan.scenario.balancer, plan.lb
+    if balancer and lb and balancer.kind == "snat":
+        for family in plan.families:
+            redirect = extras.Redirect(
+                protocol=plan.scenario.service.protocol,
+                port=balancer.port,
+                to_address=plan.node(balancer.targets[0]).host.addresses[family],
+                to_port=plan.scenario.service.node_port,
+                address=lb.addresses[family],
+            )
+            texts[lb.name, "nft"] += extras.snat_balancer(VERSIONS[family], redirect)
+    return [RuleText(namespace, tool, text) for (namespace, tool), text in texts.items()]
+
+
+def node_facts(plan: Plan, node: PlannedNode) -> NodeFacts:
+    """What kube-proxy on that node is told about itself and the cluster."""
+    cluster = plan.scenario.cluster
+    return NodeFacts(
+        name=node.name,
+        addresses=tuple(node.host.addresses.values()),
+        cluster_cidrs=tuple(CLUSTER_CIDRS[family] for family in plan.families)
+        if cluster.cluster_cidr
+        else (),
+        service_cidrs=tuple(SERVICE_CIDRS[family] for family in plan.families),
+        masquerade_all=cluster.masquerade_all,
+    )
+
+
+def _node(plan: Plan, facts: Facts, node: PlannedNode, family: Family) -> str:
+    mode, version = plan.proxy_mode, VERSIONS[family]
+    generate = nftables_rules if mode == "nftables" else iptables_rules
+    text = generate(facts, node_facts(plan, node), version)
+    masquerade = plan.scenario.cluster.cni_masquerade
+    if masquerade != "off":
+        everything = masquerade == "everything"
+        text += extras.cni_masquerade(mode, version, CLUSTER_CIDRS[family], everything)
+    redirects = [_host_port(plan, pod, family) for pod in plan.pods_on(node.name) if pod.pod.role == "svclb"]
+    return text + (extras.host_port(mode, version, redirects) if redirects else "")
+
+
+def _host_port(plan: Plan, pod: PlannedPod, family: Family) -> extras.Redirect:
+    """The node's port of a balancer pod: the Service's port, as klipper-lb takes it."""
+    service = plan.scenario.service
+    return extras.Redirect(service.protocol, service.port, pod.addresses[family], service.port)
+
+
+def _service_pod(plan: Plan, family: Family) -> extras.Redirect:
+    service = plan.scenario.service
+    return extras.Redirect(service.protocol, service.port, plan.cluster_ip[family], service.port)

@@ -1,0 +1,85 @@
+"""Every scenario, with real packets, held against what the application answers and what the kernel recorded.
+
+This keeps the scenarios honest: whom the application saw is its own word, and where the source was replaced and
+which nodes a connection passed is read from each namespace's conntrack table with the conntrack tool, not with
+any code of ours that decides the same.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from typing import NamedTuple
+
+import pytest
+
+from probe.lab import PIPE, Lab, ProxyMode, list_scenarios, load_scenario
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(shutil.which("conntrack") is None, reason="needs the conntrack tool"),
+]
+
+#: Health checks, and what an ingress sends to its application: not the connections on trial.
+NOISE = {32100, 10256, 8000}
+
+
+class Entry(NamedTuple):
+    """One line of `conntrack -L`: the packet as it came, and the answer that is expected."""
+
+    source: str
+    destination: str
+    port: int
+    reply_source: str
+    reply_destination: str
+
+
+def entries(lab: Lab, place: str) -> list[Entry]:
+    found = []
+    for family in ("ipv4", "ipv6"):
+        dump = lab.spawn(place, ["conntrack", "-L", "-f", family], stdout=PIPE, stderr=PIPE)
+        assert dump.stdout is not None
+        assert dump.stderr is not None
+        with dump.stdout, dump.stderr:
+            lines = dump.stdout.read().decode().splitlines()
+            dump.stderr.read()
+        assert dump.wait() == 0
+        for line in lines:
+            addresses = re.findall(r"(?:src|dst)=(\S+)", line)
+            ports = [int(port) for port in re.findall(r"dport=(\d+)", line)]
+            if len(addresses) == 4 and ports and ports[0] not in NOISE:
+                found.append(Entry(addresses[0], addresses[1], ports[0], addresses[2], addresses[3]))
+    return found
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+@pytest.mark.parametrize("name", list_scenarios())
+def test_the_application_and_the_kernel_agree_with_the_scenario(name: str, mode: ProxyMode) -> None:
+    scenario = load_scenario(name)
+    with Lab.start(scenario, mode) as lab:
+        answers = lab.send()
+        nodes = {node.name: entries(lab, node.name) for node in lab.plan.nodes}
+        pods = {
+            f"pod:{pod.name}": entries(lab, pod.name) for pod in lab.plan.pods if not pod.pod.host_network
+        }
+        balancer = {"balancer": entries(lab, "lb")} if lab.plan.lb else {}
+    assert [answer.wrong for answer in answers if answer.wrong] == []
+    assert len(answers) == sum(request.count for request in scenario.requests)
+
+    replaced = {
+        place
+        for place, found in (nodes | pods | balancer).items()
+        for entry in found
+        if entry.source != entry.reply_destination
+    }
+    ends_connections = scenario.balancer is not None and scenario.balancer.kind == "haproxy"
+    expected = {request.expect.snat for request in scenario.requests} - {""}
+    assert replaced == (set() if ends_connections else expected)
+
+    passed = {node for node, found in nodes.items() if found}
+    for request in scenario.requests:
+        crossing = request.expect.cross_node
+        if crossing:
+            assert passed == {crossing.from_, crossing.to}
+        else:
+            assert len(passed) == (1 if request.outcome == "answered" else 0)
