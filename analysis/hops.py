@@ -85,15 +85,20 @@ def disputed(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> list[NatRecord
     record is set aside when packets towards an endpoint were seen, on its node or after it, and none is as it says.
     """
     packets = _outbound([_step(leg, sighting, taps[sighting.tap], book) for sighting in leg.sightings])
-    arrived = {
-        step.addresses for step in packets if step.at_endpoint and step.asked and step.kind in EXACT_TAPS
-    }
-    chained = {record.original for record in leg.nat}
-    return [
-        record
-        for record in leg.nat
-        if arrived and record.translated not in arrived and record.translated not in chained
-    ]
+    exact = [step for step in packets if step.asked and step.kind in EXACT_TAPS]
+    arrived = {step.addresses for step in exact if step.at_endpoint}
+
+    def contradicted(record: NatRecord) -> bool:
+        others = [other for other in leg.nat if other != record]
+        asked = book.target(leg.protocol, record.original.dst, record.original.dport)
+        entered = {step.addresses for step in exact if step.frontend and step.place == record.node}
+        if asked is not None and asked.frontend and entered:
+            entered |= {other.translated for other in others}
+            if record.original not in entered:
+                return True
+        return bool(arrived) and record.translated not in arrived | {other.original for other in others}
+
+    return [record for record in leg.nat if contradicted(record)]
 
 
 def _outbound(steps: list[Step]) -> list[Step]:

@@ -465,7 +465,10 @@ _SHAPES = """
                          n.orig_sport = n.reply_dport,
                          exists(from sightings s where s.leg = translations.leg and s.sport = n.reply_dport
                                 and s.src_hi = n.reply_dst_hi and s.src_lo = n.reply_dst_lo
-                                and s.dst_hi = n.reply_src_hi and s.dst_lo = n.reply_src_lo))
+                                and s.dst_hi = n.reply_src_hi and s.dst_lo = n.reply_src_lo),
+                         exists(from sightings s where s.leg = translations.leg and s.sport = n.orig_sport
+                                and s.src_hi = n.orig_src_hi and s.src_lo = n.orig_src_lo
+                                and s.dst_hi = n.orig_dst_hi and s.dst_lo = n.orig_dst_lo))
         from translations join nat n using (record)
         join owners o on o.hi = n.orig_src_hi and o.lo = n.orig_src_lo
         join owners a on a.hi = n.reply_src_hi and a.lo = n.reply_src_lo
