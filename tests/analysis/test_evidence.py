@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from captures import load_flow
 
 from analysis.analyze import analyze
 from analysis.report import Report, Verdict
 from probe.objects import facts_from_objects
+from tests.analysis.captures import load_flow
 
 PLAIN = "kubernetes-1.36-iptables"
 FLOWS = {

@@ -8,14 +8,26 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from story import NODES, PODS, Story, cluster
-from test_stories import BEHIND, HTTP, LB, LOCAL, MASQUERADED, N2, NODE_PORT, POD, REMOTE, C, v1
 
 from analysis.analyze import analyze
 from analysis.facts import Facts, Pod
 from analysis.findings import CATALOGUE
 from analysis.report import Report
 from daemonset.observation import TcpFlag
+from tests.analysis.story import NODES, PODS, Story, cluster
+from tests.analysis.test_stories import (
+    BEHIND,
+    HTTP,
+    LB,
+    LOCAL,
+    MASQUERADED,
+    N2,
+    NODE_PORT,
+    POD,
+    REMOTE,
+    C,
+    v1,
+)
 
 MASKED = [("nic:node2/eth0", C, f"{N2}:30080"), ("pod:node2/web", "10.244.2.1:61000", POD)]
 TOOL = "10.244.1.9:41000"

@@ -6,13 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from story import Story, cluster
-from test_stories import LOCAL, MASQUERADED, NODE_PORT, POD, REMOTE, C
 
 from analysis import judging
 from analysis.analyze import analyze
 from analysis.recording import Recording
 from analysis.report import Verdict
+from tests.analysis.story import Story, cluster
+from tests.analysis.test_stories import LOCAL, MASQUERADED, NODE_PORT, POD, REMOTE, C
 
 
 def repeated(recording: Recording, times: int) -> Recording:

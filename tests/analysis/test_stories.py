@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from story import CLIENT, HTTP, NODES, PODS, Story, cluster
 
 from analysis.report import Verdict
 from daemonset.observation import TcpFlag, Tunnel
+from tests.analysis.story import CLIENT, HTTP, NODES, PODS, Story, cluster
 
 C = f"{CLIENT}:40000"
 N1, N2 = NODES["node1"], NODES["node2"]

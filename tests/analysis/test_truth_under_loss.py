@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from captures import load_flow
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from story import Story, cluster
-from test_stories import BEHIND, HTTP, LB, LOCAL, MASQUERADED, NODE_PORT, POD, REMOTE, C, v1
 
 from analysis.analyze import analyze
 from analysis.facts import Facts
 from analysis.recording import Recording
 from analysis.report import Report, Verdict
 from probe.objects import facts_from_objects
+from tests.analysis.captures import load_flow
+from tests.analysis.story import Story, cluster
+from tests.analysis.test_stories import BEHIND, HTTP, LB, LOCAL, MASQUERADED, NODE_PORT, POD, REMOTE, C, v1
 
 FLOWS = [
     "kubernetes-1.36-iptables/cluster-nodeport-via-node1",

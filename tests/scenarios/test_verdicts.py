@@ -1,0 +1,41 @@
+"""Every scenario of the lab, live, under the agents' eyes: the verdict is the one that its making calls for.
+
+What is expected stands in the scenario's file and follows from how the lab is built; what the application
+itself answered is held against it too. Then parts of the same recording are taken away at random: a verdict
+may become inconclusive, never another.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from analysis.analyze import analyze
+from probe.errors import UnavailableError
+from probe.lab import ProxyMode, list_scenarios, load_scenario
+from probe.play import Played, differences, play
+from tests.analysis.test_truth_under_loss import assert_never_another, degraded
+
+pytestmark = pytest.mark.lab
+
+ROUNDS = 5
+
+
+def played(name: str, mode: ProxyMode) -> Played:
+    try:
+        return play(load_scenario(name), mode, progress=lambda _: None)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+@pytest.mark.parametrize("name", list_scenarios())
+def test_the_verdict_is_the_one_that_the_scenario_is_built_for(name: str, mode: ProxyMode) -> None:
+    scene = played(name, mode)
+    assert differences(scene) == []
+    assert scene.report.capture.complete, scene.report.capture.reasons
+    recording, facts = scene.session.recording, scene.session.facts
+    for seed in range(ROUNDS):
+        partial = analyze(degraded(recording, random.Random(seed)), facts, service=scene.report.service)
+        assert_never_another(scene.report, partial)
