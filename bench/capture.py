@@ -1,0 +1,296 @@
+"""B1, B2: what capturing costs, and whether anything is lost, beside tcpdump, dumpcap and scapy's own sniffer.
+
+SYNs cross a veth pair between two private network namespaces; one receiver at a time listens at the far end.
+The CPU time is the receiver's alone, all its threads, from before the first packet until it is idle again. A
+figure counts only where the receiver's file holds exactly the packets that were sent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bench.row import Row, interleaved, skipped
+
+FILTER = "tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0"
+SLOW, FAST = 10_000, 200_000
+SECONDS = 2.0
+LONG = 10.0
+ROUNDS = 3
+_IDLE_AFTER = 1.3  # libpcap hands on what it has once a second
+_NEAR, _FAR = "left", "right"
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """A program that captures: how to start it, when it is ready, how many packets it has in the end."""
+
+    name: str
+    command: Callable[[Path], list[str]]
+    ready: Callable[[Path, Path], bool]  # its output file and what it says on stderr
+    count: Callable[[Path, str], int]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run."""
+
+    sent: int
+    received: int
+    microseconds: float  # of CPU, for each packet that was received
+
+
+def rows() -> Iterator[Row]:
+    """The rows of this file, measured in namespaces of their own."""
+    missing = [
+        tool for tool in ("unshare", "nsenter", "ip", "tcpdump", "dumpcap") if shutil.which(tool) is None
+    ]
+    if missing:
+        yield skipped("B1", "capture", f"{', '.join(missing)} not installed")
+        return
+    # Not as root of a user namespace: tcpdump would want to give that up, and may not.
+    private = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-U", "-c", "--keep-caps", "-n"]
+    inside = subprocess.run(
+        [*private, sys.executable, "-m", "bench.capture"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    for line in inside.stdout.splitlines():
+        yield Row(**json.loads(line))
+    if inside.returncode:
+        yield skipped("B1", "capture", f"no namespaces, or a receiver failed (exit {inside.returncode})")
+
+
+def _pcap_count(path: Path, _: str) -> int:
+    data = path.read_bytes()
+    if data[:4] == b"\x0a\x0d\x0d\x0a":
+        return _pcapng_count(data)
+    at, count = 24, 0
+    while at + 16 <= len(data):
+        at += 16 + int.from_bytes(data[at + 8 : at + 12], "little")
+        count += 1
+    return count
+
+
+def _pcapng_count(data: bytes) -> int:
+    at = count = 0
+    while at + 12 <= len(data):
+        count += int.from_bytes(data[at : at + 4], "little") == 6  # enhanced packet block
+        at += int.from_bytes(data[at + 4 : at + 8], "little")
+    return count
+
+
+def _rows_count(path: Path, _: str) -> int:
+    from daemonset.observation import PACKET, Bye
+    from daemonset.wire import PacketRows, read_stream
+
+    frames = list(read_stream(path))
+    assert isinstance(frames[-1], Bye)
+    return sum(len(frame.rows) // PACKET.size for frame in frames if isinstance(frame, PacketRows))
+
+
+def _is_ready(path: Path, _: Path) -> bool:
+    from daemonset.observation import Ready
+    from daemonset.wire import Reader
+
+    return any(isinstance(frame, Ready) for frame in Reader().feed(path.read_bytes()))
+
+
+def _says(word: str) -> Callable[[Path, Path], bool]:
+    return lambda _, said: word in said.read_text()
+
+
+AGENT = Receiver(
+    "agent",
+    lambda _: [sys.executable, "-m", "daemonset.agent", "--node", "bench", "--no-pods", "--no-conntrack"],
+    _is_ready,
+    _rows_count,
+)
+TCPDUMP = Receiver(
+    "tcpdump",
+    lambda path: [
+        "tcpdump",
+        *(["-Z", "root"] if os.geteuid() == 0 else []),
+        "-ni",
+        _FAR,
+        "-s192",
+        "-B16384",
+        "-w",
+        str(path),
+        FILTER,
+    ],
+    _says("listening on"),
+    _pcap_count,
+)
+DUMPCAP = Receiver(
+    "dumpcap",
+    lambda path: ["dumpcap", "-qi", _FAR, "-s192", "-B16", "-w", str(path), "-f", FILTER],
+    _says("File:"),
+    _pcap_count,
+)
+SCAPY = Receiver(
+    "scapy default",
+    lambda _: [sys.executable, "-m", "bench.scapy_default", _FAR, FILTER],
+    _says("listening"),
+    lambda _, printed: int(printed),
+)
+
+
+class Stage:
+    """Two namespaces and the veth pair between them. Ours sends, the other receives."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._holder = subprocess.Popen(["unshare", "-n", "cat"], stdin=subprocess.PIPE)
+        self._inside = ["nsenter", "-n", "-t", str(self._holder.pid)]
+        here = Path("/proc/self/ns/net").stat().st_ino
+        while Path(f"/proc/{self._holder.pid}/ns/net").stat().st_ino == here:
+            time.sleep(0.01)
+        for command in (
+            [
+                "ip",
+                "link",
+                "add",
+                "name",
+                _NEAR,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                _FAR,
+                "netns",
+                str(self._holder.pid),
+            ],
+            ["ip", "link", "set", _NEAR, "up"],
+            [*self._inside, "ip", "link", "set", _FAR, "up"],
+        ):
+            subprocess.run(command, check=True)
+
+    def measure(self, receiver: Receiver, rate: int, seconds: float) -> Measured:
+        """Send at a rate to one receiver."""
+        path, said, printed = (self._folder / name for name in ("capture", "stderr", "stdout"))
+        path.write_bytes(b"")
+        own_file = receiver is AGENT
+        with said.open("wb") as stderr, (path if own_file else printed).open("wb") as stdout:
+            process = subprocess.Popen([*self._inside, *receiver.command(path)], stdout=stdout, stderr=stderr)
+        until = time.monotonic() + 10
+        while not receiver.ready(path, said):
+            if time.monotonic() > until or process.poll() is not None:
+                raise RuntimeError(f"{receiver.name} did not start: {said.read_text()}")
+            time.sleep(0.05)
+        before = cpu(process.pid)
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.syn_sender", _NEAR, str(rate), str(seconds)],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        time.sleep(_IDLE_AFTER)
+        used = cpu(process.pid) - before
+        process.send_signal(signal.SIGTERM if receiver is not DUMPCAP else signal.SIGINT)
+        process.wait(30)
+        sent = int(done.stdout)
+        return Measured(
+            sent, receiver.count(path, "" if own_file else printed.read_text()), used / sent * 1e6
+        )
+
+    def close(self) -> None:
+        """The namespaces go with their holder."""
+        assert self._holder.stdin is not None
+        self._holder.stdin.close()
+        self._holder.wait()
+
+
+def cpu(pid: int) -> float:
+    """Seconds that a process has run, all its threads (Documentation/scheduler/sched-stats.rst)."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def _compare(
+    stage: Stage, rate: int, peers: dict[Receiver, tuple[str, Callable[[float], bool | None]]]
+) -> Iterator[Row]:
+    """One row for each peer, all measured in turn."""
+    last: dict[str, Measured] = {}
+    worst: dict[str, str] = {}
+
+    def run(receiver: Receiver) -> float:
+        last[receiver.name] = measured = stage.measure(receiver, rate, SECONDS)
+        if measured.received != measured.sent:
+            worst[receiver.name] = f"{receiver.name} has {measured.received} of {measured.sent}"
+        return measured.microseconds
+
+    costs = interleaved(ROUNDS, {one.name: lambda one=one: run(one) for one in (AGENT, *peers)})  # type: ignore[misc]
+    for peer, (goal, holds) in peers.items():
+        ratio = costs[AGENT.name] / costs[peer.name]
+        odd = [worst[name] for name in (AGENT.name, peer.name) if name in worst]
+        valid = AGENT.name not in worst and (peer is SCAPY or not odd)
+        yield Row(
+            "B1",
+            f"capture CPU/packet, {rate // 1000}k SYN/s, {peer.name}",
+            f"{costs[AGENT.name]:.2f} µs",
+            f"{costs[peer.name]:.2f} µs",
+            ratio,
+            goal,
+            holds(ratio) if valid else None,
+            "; ".join(odd) + ("" if valid else ": figure invalid"),
+        )
+
+
+def _lossless(stage: Stage) -> Row:
+    ours, peer = (stage.measure(receiver, FAST, LONG) for receiver in (AGENT, TCPDUMP))
+    return Row(
+        "B2",
+        f"{FAST // 1000}k SYN/s for {LONG:.0f} s: packets kept",
+        f"{ours.received} of {ours.sent}",
+        f"{peer.received} of {peer.sent}",
+        (ours.received / ours.sent) / (peer.received / peer.sent),
+        "all, as tcpdump",
+        ours.received == ours.sent,
+        f"sent at {ours.sent / LONG / 1000:.0f}k/s",
+    )
+
+
+def main() -> None:
+    """Inside of a private user and network namespace: measure, print rows as JSON lines."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        stage = Stage(Path(folder))
+        try:
+            found = [
+                *_compare(
+                    stage,
+                    SLOW,
+                    {
+                        DUMPCAP: ("≤ 5 times dumpcap", lambda ratio: ratio <= 5),
+                        TCPDUMP: ("", lambda _: True),
+                        SCAPY: ("50 times cheaper", lambda ratio: ratio <= 1 / 50),
+                    },
+                ),
+                *_compare(
+                    stage,
+                    FAST,
+                    {
+                        DUMPCAP: ("≤ 1.0 times dumpcap", lambda ratio: ratio <= 1),
+                        TCPDUMP: ("≤ 3 times tcpdump", lambda ratio: ratio <= 3),
+                    },
+                ),
+                _lossless(stage),
+            ]
+        finally:
+            stage.close()
+    for row in found:
+        print(json.dumps(asdict(row)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""One capture on one node: the rooms of this floor, wired to a stream.
+
+    pods and links ─▶ Watch ─┐ topology, taps
+    sockets ─▶ Hub ─▶ scapy ─┼─▶ Stream ─▶ Outbox ─▶ standard output
+    conntrack ───────────────┘ NAT rows
+
+Three threads: scapy's drains packets, `Watch` looks after namespaces, and the one that calls `Capture.run`
+writes, reads conntrack, and notices that it is time to end: a signal, the time that was given, the reader
+having gone, or the lifeline cut. Whatever ends it, what was seen is still sent if there is somebody to read it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from daemonset.node.conntrack import ConntrackError, Drained, Events, snapshot
+from daemonset.observation import NAT, Bye, Gap, Hello, Layout, Message, Ready, Tap, TapKind, Taps
+from daemonset.outbox import Outbox
+from daemonset.taps import bpf, kernel_filter, sniffer
+from daemonset.taps.namespaces import NodeTaps, Watch
+from daemonset.taps.plain import Letterbox, PlainSocket
+from daemonset.taps.ring import FRAME, FRAMES, PacketSource, Ring
+from daemonset.taps.sniffer import Haul, Hub
+from daemonset.wire import Writer
+
+_TCP, _UDP = 6, 17
+_QUEUE_WITHOUT_RING = 32 << 20  # bytes
+_LAST_WORDS = 10.0  # seconds that a reader has at the end to take what still waits
+
+
+def _offset(layout: Layout, name: str) -> int:
+    """Where in a row a field begins, in bytes."""
+    before = [column.name for column in layout.columns].index(name)
+    return struct.calcsize("<" + "".join(column.code for column in layout.columns[:before]))
+
+
+_FOUR_PORTS = struct.Struct("<4H")  # orig_sport to reply_dport of a NAT row
+_FOUR_PORTS_AT = _offset(NAT, "orig_sport")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to capture. `ports` are the Service's on all sides of NAT; none: all TCP."""
+
+    node: str
+    role: TapKind = TapKind.NIC  # what the node's own interface is called: nic, client or lb
+    ports: tuple[int, ...] = ()
+    health_ports: tuple[int, ...] = ()
+    duration: float | None = None
+    heads: bool = False
+    snaplen: int = 2048
+    pods: bool = True
+    conntrack: bool = True
+    loopback: bool = False
+
+
+class Stream:
+    """The one writer of observations, for all threads."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._lock = threading.Lock()
+        self._outbox = outbox
+        self._writer = Writer(outbox.put)
+        self._taps = 0
+
+    def tell(self, message: Message) -> None:
+        """Send one message."""
+        with self._lock:
+            self._writer.message(message)
+
+    def announce(self, tap: Tap) -> int:
+        """Send a new tap; answers with its index."""
+        with self._lock:
+            self._writer.message(Taps((tap,)))
+            self._taps += 1
+            return self._taps - 1
+
+    def deliver(self, haul: Haul) -> None:
+        """Send what the sniffer brought, and wait where the reader is far behind."""
+        with self._lock:
+            self._writer.packets(haul.rows, haul.heads)
+            for loss in haul.losses:
+                self._writer.message(loss)
+            for namespace, error in haul.failed:
+                where = f"pod namespace {namespace}" if namespace else "the node"
+                detail = f"the socket in {where} failed: {error.strerror or error}"
+                self._writer.message(Gap("tap", detail, time.time_ns()))
+        self._outbox.wait_for_room()
+
+    def nat(self, drained: Drained) -> None:
+        """Send conntrack rows, and the hole in them."""
+        with self._lock:
+            self._writer.nat(drained.rows)
+            if drained.gap is not None:
+                self._writer.message(drained.gap)
+
+
+class Capture:
+    """Opens everything when entered, so that a refusal is known before anything is written.
+
+    Raises PermissionError where packet sockets are not allowed, OSError for what else the kernel refuses.
+    """
+
+    def __init__(self, options: Options, output: int, lifeline: int | None = None) -> None:
+        self._options = options
+        self._output = output
+        self._lifeline = lifeline
+        self._awake, self._alarm = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._reason: str | None = None
+        self._program = _program(options)
+        self._letterbox = Letterbox(options.snaplen)
+        self._outbox = Outbox(self.wake)
+        self._features: dict[str, str] = {}
+        self._source = self._open_source()
+        self._events = self._open_conntrack() if options.conntrack else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._source.close()
+        if self._events is not None:
+            self._events.close()
+        os.close(self._awake)
+        os.close(self._alarm)
+
+    def wake(self) -> None:
+        """Make `run` look at what there is to do; safe in signal handlers."""
+        try:
+            os.write(self._alarm, b"!")
+        except BlockingIOError:
+            return  # it is about to wake up anyway
+
+    def stop(self, reason: str) -> None:
+        """End in order as soon as possible; the first reason counts. Safe in signal handlers."""
+        self._reason = self._reason or reason
+        self.wake()
+
+    def run(self) -> None:
+        """Capture until the end. Raises BrokenPipeError where the reader went away, OSError for a full disk."""
+        stream = Stream(self._outbox)
+        stream.tell(Hello(self._options.node, agent="probe", time=time.time_ns(), features=self._features))
+        taps = NodeTaps(self._options.node, self._options.role, stream.announce)
+        hub = Hub(taps.find, self.wake)
+        watch = Watch(hub, taps, self._open_in_pod, stream.tell, pods=self._options.pods)
+        try:
+            hub.add("", self._source, watch.look())
+            sniffing = sniffer.start(hub, stream.deliver)
+            watch.start()
+            self._tell_nat(stream)
+            stream.tell(Ready(time.time_ns()))
+            try:
+                self._attend(stream, hub)
+            finally:
+                self._outbox.release()
+                sniffer.stop(hub, sniffing)
+            self._finish(stream, hub)
+        finally:
+            watch.close()
+            hub.close()
+
+    # ── the middle ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _attend(self, stream: Stream, hub: Hub) -> None:
+        """Write, read conntrack, wait; until there is a reason to end."""
+        ends = None if self._options.duration is None else time.monotonic() + self._options.duration
+        while self._reason is None:
+            self._outbox.write_to(self._output)
+            ready = self._wait(None if ends is None else ends - time.monotonic())
+            if self._events is not None and self._events.fileno() in ready and self._outbox.has_room():
+                self._read_events(stream, self._events)
+            if hub.error is not None:
+                raise hub.error
+            if self._lifeline in ready and not os.read(self._lifeline or 0, 4096):
+                self.stop("lifeline cut")
+            if ends is not None and time.monotonic() >= ends:
+                self.stop("duration over")
+
+    def _wait(self, seconds: float | None) -> set[int]:
+        """Descriptors that are ready. Raises BrokenPipeError where the reader is gone, also while idle."""
+        poll = select.poll()
+        poll.register(self._awake, select.POLLIN)
+        poll.register(self._output, select.POLLOUT if len(self._outbox) else 0)
+        if self._lifeline is not None:
+            poll.register(self._lifeline, select.POLLIN)
+        if self._events is not None and self._outbox.has_room():
+            poll.register(self._events.fileno(), select.POLLIN)
+        ready = dict(poll.poll(None if seconds is None else max(0.0, seconds) * 1000 + 1))
+        if ready.get(self._output, 0) & (select.POLLERR | select.POLLHUP):
+            raise BrokenPipeError
+        if self._awake in ready:
+            os.read(self._awake, 1 << 16)
+        return set(ready)
+
+    def _read_events(self, stream: Stream, events: Events) -> None:
+        try:
+            drained = events.read()
+        except ConntrackError as error:
+            stream.tell(Gap("conntrack", str(error), time.time_ns()))
+            events.close()
+            self._events = None
+        else:
+            stream.nat(drained._replace(rows=self._of_our_ports(drained.rows)))
+
+    def _of_our_ports(self, rows: bytes) -> bytes:
+        """Records of the ports that are asked for; events come for all connections of the node."""
+        ports = frozenset(self._options.ports)
+        if not ports:
+            return rows
+        return b"".join(
+            rows[at : at + NAT.size]
+            for at in range(0, len(rows), NAT.size)
+            if not ports.isdisjoint(_FOUR_PORTS.unpack_from(rows, at + _FOUR_PORTS_AT))
+        )
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _finish(self, stream: Stream, hub: Hub) -> None:
+        """Send what still waits in sockets, the last conntrack records and counters, and say goodbye."""
+        stream.deliver(hub.rest())
+        if self._events is not None:
+            self._read_events(stream, self._events)
+        self._tell_nat(stream)
+        stream.tell(Bye(self._reason or "", time.time_ns()))
+        until = time.monotonic() + _LAST_WORDS
+        while True:
+            self._outbox.write_to(self._output)
+            rest = until - time.monotonic()
+            if not len(self._outbox) or rest <= 0:
+                return
+            self._wait(rest)
+
+    def _tell_nat(self, stream: Stream) -> None:
+        """The records that conntrack holds now."""
+        if not self._options.conntrack:
+            return
+        ports = self._options.ports
+        try:
+            stream.nat(snapshot(ports=[(protocol, port) for port in ports for protocol in (_TCP, _UDP)]))
+        except ConntrackError as error:
+            stream.tell(Gap("conntrack", str(error), time.time_ns()))
+
+    # ── opening ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _open_source(self) -> PacketSource:
+        """The ring, or a plain socket where the kernel has no memory to share."""
+        features = self._features
+        features["filter"] = f"{len(self._program)} instructions"
+        features["kernel"] = os.uname().release
+        try:
+            ring = Ring(self._program, snaplen=self._options.snaplen)
+        except PermissionError:
+            raise
+        except OSError as error:
+            plain = PlainSocket(self._program, self._letterbox, queue=_QUEUE_WITHOUT_RING)
+            features.update(ring="none", fallback=f"no ring: {error.strerror}", sockbuf=str(plain.queue))
+            return plain
+        features.update(ring="v2", ringBytes=str(FRAME * FRAMES), sockbuf=str(ring.queue))
+        return ring
+
+    def _open_in_pod(self) -> PacketSource:
+        return PlainSocket(self._program, self._letterbox)
+
+    def _open_conntrack(self) -> Events | None:
+        try:
+            events = Events()
+        except ConntrackError as error:
+            self._features["conntrack"] = f"none: {error}"
+            return None
+        self._features["conntrack"] = "events"
+        self._features["conntrackBuffer"] = str(events.granted)
+        return events
+
+
+def _program(options: Options) -> bpf.Program:
+    return kernel_filter.build(
+        (*options.ports, *options.health_ports) if options.ports else (),
+        heads=options.heads,
+        head_ports=options.health_ports,
+        snaplen=options.snaplen,
+        loopback=options.loopback,
+    )

@@ -1,0 +1,317 @@
+"""The kernel filter: which packets reach user space at all.
+
+A verdict needs how connections begin and end and what their first bytes say about the client, not what they
+carry. So this program passes
+
+* TCP SYN, SYN-ACK, FIN and RST,
+* payloads that begin like a PROXY header (v1 or v2) or a TLS ClientHello, and the two ways in which a server
+  answers to a PROXY header that it did not expect: an HTTP status 400 and a TLS alert in the clear,
+* on request HTTP/1 request and response heads (all of them: a keep-alive connection has many),
+* ICMP and ICMPv6 errors,
+* UDP of the given ports,
+
+in IPv4 and IPv6, plain or inside VXLAN, Geneve, IPIP/6in4 or GRE; of all ports, or of those given, on either
+side of the packet. One list serves both sides of NAT if it names the Service's port, node port, target ports
+and health port.
+
+It is written for a packet socket of type SOCK_DGRAM, where the packet begins at its network header and the
+kernel knows the ethertype besides (SKF_AD_PROTOCOL).
+
+The way through the program, with X always at the start of the header that is looked at:
+
+    ethertype ─ VLAN? ─▶ ip0 ─▶ transport0 ─┬─▶ tcp ─▶ flags? payload? ─▶ ports ─▶ keep
+                                            ├─▶ udp ─────────────────────▶ ports
+                                            ├─▶ icmp, icmp6 ─▶ errors? ─▶ keep
+                                            └─▶ vxlan, geneve, ipip, gre ─▶ ip1 ─▶ transport1 ─▶ the same
+
+Classic BPF has no loop, so the reading of an IP header stands there twice, once for the outer and once for
+the inner packet. Bulk data leaves at the first word of its payload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from daemonset.taps import bpf
+from daemonset.taps.bpf import Op
+
+#: Bytes kept of a packet that has nothing to say but its headers and what it carries with them: tunnel and IPv6
+#: headers with options, a full TCP header, and the 256 bytes that a digest covers.
+CONTROL_BYTES = 432
+
+#: More ranges of ports than this are widened until they are no more. What passes then is more than was asked
+#: for, never less, and the program stays well below the kernel's limit.
+MOST_RANGES = 200
+
+_IPV4, _IPV6, _ETHERNET = 0x0800, 0x86DD, 0x6558
+_VLANS = (0x8100, 0x88A8)
+_LOOPBACK_INDEX = 1  # LOOPBACK_IFINDEX, net/flow.h: the same in every network namespace
+
+_ICMP, _IPIP, _TCP, _UDP, _IPV6_IN_IP, _GRE, _ICMP6 = 1, 4, 6, 17, 41, 47, 58
+_EXTENSIONS, _FRAGMENT = (0, 43, 60), 44  # RFC 8200 §4.1
+_VXLAN_PORTS, _GENEVE_PORT = (4789, 8472), 6081
+_FIN_SYN_RST = 0x07
+
+_PROXY_V1 = int.from_bytes(b"PROX", "big")
+_PROXY_V2 = (0x0D0A0D0A, 0x000D0A51)  # proxy-protocol.txt §2.2
+_METHODS = tuple(
+    int.from_bytes(start, "big")
+    for start in (b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"PATC", b"OPTI", b"CONN", b"PRI ")
+)
+_HTTP, _HTTP_1, _STATUS_400 = (int.from_bytes(start, "big") for start in (b"HTTP", b"/1.", b" 400"))
+_TLS_HANDSHAKE_3, _TLS_ALERT_3, _CLIENT_HELLO = 0x1603, 0x1503, 1  # RFC 8446 §5.1, §4
+
+# Cells of M.
+_PROTOCOL, _ETHERTYPE, _FLAGS, _TRANSPORT, _KEEP = range(5)
+
+
+def build(
+    ports: Collection[int] = (),
+    *,
+    heads: bool = False,
+    head_ports: Collection[int] = (),
+    snaplen: int = 2048,
+    loopback: bool = False,
+) -> bpf.Program:
+    """The filter for a Service that is known by `ports`; without any, for all TCP and no UDP.
+
+    `heads` passes HTTP heads of all these ports, `head_ports` those of health checks in any case (they should
+    be among `ports` too). `snaplen` is how many bytes of a packet with a head are kept. Packets on the
+    loopback interface are passed only with `loopback`. Raises ValueError where a port is none.
+    """
+    for port in (*ports, *head_ports):
+        if not 0 <= port <= 0xFFFF:
+            raise ValueError(f"{port} is not a port")
+    ops = [
+        *_entrance(loopback),
+        *_network(0),
+        *_transport(0),
+        *_tunnels(),
+        *_network(1),
+        *_transport(1),
+        *_tcp(heads, bool(head_ports), snaplen),
+        *(_match_ports("head-ports", head_ports) if head_ports else ()),
+        *_icmp_errors(),
+        Op(bpf.JA, yes="ports" if ports else "reject", label="udp"),
+        *_match_ports("ports", ports),
+        Op(bpf.LD_MEM, _KEEP, label="keep"),
+        Op(bpf.RET_A),
+        Op(bpf.RET, 0, label="reject"),
+    ]
+    return bpf.assemble(ops)
+
+
+def _entrance(loopback: bool) -> list[Op]:
+    """Look at the ethertype; an 802.1Q tag that is still in the packet stands before the network header."""
+    not_loopback = [Op(bpf.LD_W, bpf.AD_IFINDEX), Op(bpf.JEQ, _LOOPBACK_INDEX, "reject")]
+    return [
+        *([] if loopback else not_loopback),
+        Op(bpf.LD_IMM, CONTROL_BYTES),
+        Op(bpf.ST, _KEEP),
+        Op(bpf.LDX_IMM, 0),
+        Op(bpf.LD_W, bpf.AD_PROTOCOL),
+        *(Op(bpf.JEQ, tag, "tagged") for tag in _VLANS),
+        Op(bpf.JA, yes="ip0"),
+        Op(bpf.LD_H, 2, label="tagged"),
+        Op(bpf.LDX_IMM, 4),
+    ]
+
+
+def _network(level: int) -> list[Op]:
+    """From A = ethertype, X = network header to M[protocol], X = transport header. Later fragments go."""
+    ip, ip4, ip6 = f"ip{level}", f"ip4-{level}", f"ip6-{level}"
+    extension, fragment, done = f"extension{level}", f"fragment{level}", f"transport{level}"
+    return [
+        Op(bpf.JEQ, _IPV4, ip4, label=ip),
+        Op(bpf.JEQ, _IPV6, ip6, "reject"),
+        Op(bpf.IND_H, 6, label=ip4),
+        Op(bpf.JSET, 0x1FFF, "reject"),
+        Op(bpf.IND_B, 9),
+        Op(bpf.ST, _PROTOCOL),
+        Op(bpf.IND_B, 0),
+        Op(bpf.AND, 0x0F),
+        Op(bpf.LSH, 2),
+        Op(bpf.ADD_X),
+        Op(bpf.TAX),
+        Op(bpf.JA, yes=done),
+        Op(bpf.IND_B, 6, label=ip6),
+        Op(bpf.ST, _PROTOCOL),
+        *(Op(bpf.JEQ, number, extension) for number in _EXTENSIONS),
+        Op(bpf.JEQ, _FRAGMENT, fragment),
+        *_advance(40),
+        Op(bpf.JA, yes=done),
+        Op(bpf.IND_B, 40, label=extension),
+        Op(bpf.ST, _PROTOCOL),
+        Op(bpf.IND_B, 41),
+        Op(bpf.ADD, 1),
+        Op(bpf.LSH, 3),
+        Op(bpf.ADD, 40),
+        Op(bpf.ADD_X),
+        Op(bpf.TAX),
+        Op(bpf.JA, yes=done),
+        Op(bpf.IND_H, 42, label=fragment),
+        Op(bpf.JSET, 0xFFF8, "reject"),
+        Op(bpf.IND_B, 40),
+        Op(bpf.ST, _PROTOCOL),
+        *_advance(48),
+    ]
+
+
+def _transport(level: int) -> list[Op]:
+    """Dispatch on the protocol; only the outer packet can be a tunnel's."""
+    tunnels = [
+        Op(bpf.JEQ, _IPIP, "ipip"),
+        Op(bpf.JEQ, _IPV6_IN_IP, "6in4"),
+        Op(bpf.JEQ, _GRE, "gre"),
+        Op(bpf.JEQ, _UDP, "outer-udp", "reject"),
+    ]
+    return [
+        Op(bpf.LD_MEM, _PROTOCOL, label=f"transport{level}"),
+        Op(bpf.JEQ, _TCP, "tcp"),
+        Op(bpf.JEQ, _ICMP, "icmp"),
+        Op(bpf.JEQ, _ICMP6, "icmp6"),
+        *(tunnels if level == 0 else [Op(bpf.JEQ, _UDP, "udp", "reject")]),
+    ]
+
+
+def _tunnels() -> list[Op]:
+    """Each leads to ip1 with A = inner ethertype, X = inner network header."""
+    return [
+        Op(bpf.IND_H, 2, label="outer-udp"),
+        *(Op(bpf.JEQ, port, "vxlan") for port in _VXLAN_PORTS),
+        Op(bpf.JEQ, _GENEVE_PORT, "geneve", "udp"),
+        *_advance(8 + 8, label="vxlan"),
+        Op(bpf.JA, yes="ethernet"),
+        Op(bpf.IND_H, 8 + 2, label="geneve"),
+        Op(bpf.ST, _ETHERTYPE),
+        Op(bpf.IND_B, 8),
+        Op(bpf.AND, 0x3F),  # options, in words (RFC 8926 §3.4)
+        Op(bpf.LSH, 2),
+        Op(bpf.ADD, 8 + 8),
+        Op(bpf.ADD_X),
+        Op(bpf.TAX),
+        Op(bpf.JA, yes="bridged?"),
+        Op(bpf.IND_H, 0, label="gre"),
+        Op(bpf.JSET, 0x4007, "reject"),  # source routing (RFC 1701), versions other than 0
+        Op(bpf.ST, _FLAGS),
+        Op(bpf.IND_H, 2),
+        Op(bpf.ST, _ETHERTYPE),
+        *_add_word_if(0x8000),  # checksum
+        *_add_word_if(0x2000),  # key
+        *_add_word_if(0x1000),  # sequence number
+        *_advance(4),
+        Op(bpf.LD_MEM, _ETHERTYPE, label="bridged?"),
+        Op(bpf.JEQ, _ETHERNET, "ethernet", "ip1"),
+        Op(bpf.IND_H, 12, label="ethernet"),
+        Op(bpf.ST, _ETHERTYPE),
+        *_advance(14),
+        Op(bpf.LD_MEM, _ETHERTYPE),
+        Op(bpf.JA, yes="ip1"),
+        Op(bpf.LD_IMM, _IPV6, label="6in4"),
+        Op(bpf.JA, yes="ip1"),
+        Op(bpf.LD_IMM, _IPV4, label="ipip"),
+    ]
+
+
+def _tcp(heads: bool, head_ports: bool, snaplen: int) -> list[Op]:
+    """Flags first, then the first words of the payload; a segment without payload ends at their load."""
+    http = "some-head" if heads else "head-ports" if head_ports else "reject"
+    return [
+        Op(bpf.IND_B, 13, label="tcp"),
+        Op(bpf.JSET, _FIN_SYN_RST, "ports"),
+        Op(bpf.STX, _TRANSPORT),
+        Op(bpf.IND_B, 12),
+        Op(bpf.AND, 0xF0),
+        Op(bpf.RSH, 2),
+        Op(bpf.ADD_X),
+        Op(bpf.TAX),
+        Op(bpf.IND_W, 0),
+        Op(bpf.JEQ, _PROXY_V1, "head"),
+        Op(bpf.JEQ, _PROXY_V2[0], "v2"),
+        Op(bpf.JEQ, _HTTP, "response"),
+        *(Op(bpf.JEQ, method, "request") for method in _METHODS),
+        Op(bpf.RSH, 16),
+        Op(bpf.JEQ, _TLS_HANDSHAKE_3, "handshake"),
+        Op(bpf.JEQ, _TLS_ALERT_3, "alert", "reject"),
+        Op(bpf.IND_B, 5, label="handshake"),
+        Op(bpf.JEQ, _CLIENT_HELLO, "head", "reject"),
+        Op(bpf.IND_H, 3, label="alert"),
+        Op(bpf.JEQ, 2, "head", "reject"),  # an encrypted one is longer
+        Op(bpf.IND_W, 4, label="v2"),
+        Op(bpf.JEQ, _PROXY_V2[1], "head", "reject"),
+        Op(bpf.IND_W, 4, label="response"),
+        Op(bpf.RSH, 8),
+        Op(bpf.JEQ, _HTTP_1, "", "reject"),
+        Op(bpf.IND_W, 8),
+        Op(bpf.JEQ, _STATUS_400, "head"),
+        *_keep(snaplen, label="request"),
+        Op(bpf.LDX_MEM, _TRANSPORT),
+        Op(bpf.JA, yes="ports" if http == "some-head" else http),
+        *_keep(snaplen, label="head"),
+        Op(bpf.LDX_MEM, _TRANSPORT),
+        Op(bpf.JA, yes="ports"),
+    ]
+
+
+def _icmp_errors() -> list[Op]:
+    """Unreachable, time exceeded, parameter problem (RFC 792); the same and "too big" (RFC 4443 §3)."""
+    return [
+        Op(bpf.IND_B, 0, label="icmp"),
+        *(Op(bpf.JEQ, kind, "keep") for kind in (3, 11)),
+        Op(bpf.JEQ, 12, "keep", "reject"),
+        Op(bpf.IND_B, 0, label="icmp6"),
+        Op(bpf.JEQ, 0, "reject"),
+        Op(bpf.JGT, 4, "reject", "keep"),
+    ]
+
+
+def _match_ports(name: str, ports: Collection[int]) -> list[Op]:
+    """From X = TCP or UDP header: keep where source or destination port is one of `ports`; none: any is."""
+    if not ports:
+        return [Op(bpf.JA, yes="keep", label=name)]
+    ranges = _ranges(ports)
+    destination = f"{name}:destination"
+    return [
+        Op(bpf.IND_H, 0, label=name),
+        *_search(f"{name}:source", ranges, "keep", destination),
+        Op(bpf.IND_H, 2, label=destination),
+        *_search(f"{name}:second", ranges, "keep", "reject"),
+    ]
+
+
+def _ranges(ports: Collection[int]) -> list[tuple[int, int]]:
+    """Neighbouring ports as (first, last); where there are too many, the narrowest gaps are closed."""
+    ordered = sorted(set(ports))
+    gaps = sorted(range(1, len(ordered)), key=lambda at: ordered[at - 1] - ordered[at])
+    borders = sorted(at for at in gaps[: MOST_RANGES - 1] if ordered[at] - ordered[at - 1] > 1)
+    starts, ends = [0, *borders], [*borders, len(ordered)]
+    return [(ordered[start], ordered[end - 1]) for start, end in zip(starts, ends, strict=True)]
+
+
+def _search(name: str, ranges: list[tuple[int, int]], found: str, missed: str) -> list[Op]:
+    """A binary search for A among sorted ranges."""
+    if len(ranges) > 1:
+        middle = len(ranges) // 2
+        upper = f"{name}>"
+        lower_half = _search(f"{name}<", ranges[:middle], found, missed)
+        upper_half = _search(upper, ranges[middle:], found, missed)
+        return [Op(bpf.JGE, ranges[middle][0], upper, "", label=name), *lower_half, *upper_half]
+    first, last = ranges[0]
+    if first == last:
+        return [Op(bpf.JEQ, first, found, missed, label=name)]
+    return [Op(bpf.JGE, first, "", missed, label=name), Op(bpf.JGT, last, missed, found)]
+
+
+def _advance(size: int, label: str = "") -> list[Op]:
+    """X += size."""
+    return [Op(bpf.TXA, label=label), Op(bpf.ADD, size), Op(bpf.TAX)]
+
+
+def _add_word_if(bit: int) -> list[Op]:
+    """X += 4 where `bit`, one above 4, is set in M[flags]."""
+    shift = bit.bit_length() - 3
+    return [Op(bpf.LD_MEM, _FLAGS), Op(bpf.RSH, shift), Op(bpf.AND, 4), Op(bpf.ADD_X), Op(bpf.TAX)]
+
+
+def _keep(size: int, label: str) -> list[Op]:
+    return [Op(bpf.LD_IMM, size, label=label), Op(bpf.ST, _KEEP)]

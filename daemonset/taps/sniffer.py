@@ -1,0 +1,310 @@
+"""scapy's sniffer over our sockets: what travels is a batch of rows, not a packet.
+
+    sockets ─▶ Hub.recv ─▶ Decoding (a scapy session) ─▶ Haul ─▶ the callback given to `start`
+
+`AsyncSniffer` brings the thread and its loop. A packet object for each packet would cost it 119 µs; so the one
+socket that it is given, the hub, stands for all sockets of the node, and what a session makes of one `recv` is
+a whole haul of rows. Two clocks pace it:
+
+* a packet that arrives wakes the thread at once, but after a drain it sleeps for `PACE` before it drains again:
+  under load it wakes twenty times a second, not once for each packet;
+* rows are handed on after `FLUSH` seconds, or as soon as there are `ROWS` of them.
+
+This file knows nothing of where hauls go. Sockets come and go by `Hub.add` and `Hub.remove`, from any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemonset.decode.link import bare
+from daemonset.decode.packet import Batch
+from daemonset.observation import PACKET, Direction, Head, Loss
+from daemonset.taps import columns
+from daemonset.taps.ring import Packet, PacketSource, Ring
+from daemonset.taps.scapy_sniffer import AsyncSniffer, DefaultSession, SuperSocket
+
+PACE = 0.05  # seconds
+FLUSH = 0.1  # seconds
+ROWS = 8192
+_LAST_ROWS = 16 * ROWS  # a full ring, and what comes while that is decoded
+
+_OUTGOING = 4  # PACKET_OUTGOING, linux/if_packet.h
+_AT_ONCE = 4096
+_COLUMNS_FROM = 32  # frames; fewer are decoded sooner one by one
+
+_UNKNOWN, _IGNORED = -2, -1  # in tables of taps
+_MOST_INTERFACES = 1 << 16  # in a table; others are looked up one by one
+
+#: Index of the tap that an interface of a namespace is; None: its packets are not wanted.
+FindTap = Callable[[str, int], int | None]
+
+
+@dataclass
+class Haul:
+    """Rows of `observation.PACKET` with their heads, and what each socket's kernel counters said meanwhile."""
+
+    rows: bytes = b""
+    heads: tuple[Head, ...] = ()
+    losses: tuple[Loss, ...] = ()
+    failed: tuple[tuple[str, OSError], ...] = ()  # namespaces whose socket broke
+    sniffed_on: str | None = None  # scapy's mark
+
+
+class _Listener:
+    """One socket: the namespace it is in, and which tap each of its interfaces is, as a table."""
+
+    def __init__(self, namespace: str, source: PacketSource, taps: dict[int, int | None]) -> None:
+        self.namespace = namespace
+        self.source = source
+        self.first = next((tap for tap in taps.values() if tap is not None), None)
+        self._taps = np.full(64, _UNKNOWN)
+
+    def forget(self) -> None:
+        """Ask anew which taps there are."""
+        self._taps.fill(_UNKNOWN)
+
+    def tap_of(self, ifindex: int, find: FindTap) -> int:
+        """The tap of one interface, or _IGNORED."""
+        if ifindex >= len(self._taps):
+            if ifindex >= _MOST_INTERFACES:
+                return _IGNORED if (far := find(self.namespace, ifindex)) is None else far
+            self._taps = np.append(self._taps, np.full(ifindex, _UNKNOWN))
+        known = int(self._taps[ifindex])
+        if known == _UNKNOWN:
+            tap = find(self.namespace, ifindex)
+            self.first = tap if self.first is None else self.first
+            known = self._taps[ifindex] = _IGNORED if tap is None else tap
+        return known
+
+    def taps_of(self, indices: NDArray[np.uint32], find: FindTap) -> NDArray[np.int64]:
+        """The taps of many packets at once."""
+        if int(indices.max()) < len(self._taps):
+            taps = self._taps[indices]
+            if int(taps.min()) != _UNKNOWN:
+                return taps
+        found, places = np.unique(indices, return_inverse=True)
+        return np.array([self.tap_of(int(index), find) for index in found])[places]
+
+
+class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
+    """All sockets of the node as one. Not for sending.
+
+    `broken` is called when decoding failed for a reason of our own, which `error` then holds.
+    """
+
+    desc = "packet sockets of a node and its pods"
+    nonblocking_socket = True  # so that scapy needs no control socket of its own, and stopping is `stop`'s
+
+    def __init__(self, find_tap: FindTap, broken: Callable[[], None]) -> None:
+        self._find_tap = find_tap
+        self._broken = broken
+        self._batch = Batch()
+        self._blocks: list[bytes] = []  # rows that came as columns; they refer to no heads
+        self._count = 0  # rows in both
+        self._listeners: dict[int, _Listener] = {}
+        self._lock = threading.Lock()
+        self._ready = select.epoll()
+        self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._interrupted = False
+        self._poll = select.poll()
+        for descriptor in (self._ready.fileno(), self._alarm):
+            self._poll.register(descriptor, select.POLLIN)
+        self._drained = 0.0
+        self._flush_at: float | None = None
+        self._failed: list[tuple[str, OSError]] = []
+        self.closed = False
+        self.error: Exception | None = None
+
+    def add(self, namespace: str, source: PacketSource, taps: dict[int, int | None]) -> None:
+        """Listen to one more socket; `taps` are those of its interfaces that are known already."""
+        with self._lock:
+            self._listeners[source.fileno()] = _Listener(namespace, source, taps)
+            self._ready.register(source.fileno(), select.EPOLLIN)
+
+    def remove(self, namespace: str) -> None:
+        """Close the sockets of a namespace that has gone."""
+        with self._lock:
+            for descriptor, listener in list(self._listeners.items()):
+                if listener.namespace == namespace:
+                    self._drop(descriptor)
+
+    def forget_taps(self, namespace: str) -> None:
+        """Ask for the taps of a namespace anew: its interfaces have changed."""
+        with self._lock:
+            for listener in self._listeners.values():
+                if listener.namespace == namespace:
+                    listener.forget()
+
+    def fileno(self) -> int:
+        """Readable when one of the sockets is."""
+        return self._ready.fileno()
+
+    def close(self) -> None:
+        """Close all sockets."""
+        with self._lock:
+            for descriptor in list(self._listeners):
+                self._drop(descriptor)
+            if not self.closed:
+                self._ready.close()
+                os.close(self._alarm)
+            self.closed = True
+
+    def select(self, sockets: list[Any], _remain: float | None = None) -> list[Any]:
+        """Wait for packets, for the time to hand rows on, or for `interrupt`; then there is something to do."""
+        wait = None if self._flush_at is None else max(0.0, self._flush_at - time.monotonic()) * 1000 + 1
+        self._poll.poll(wait)
+        if not self._interrupted and (rest := self._drained + PACE - time.monotonic()) > 0:
+            time.sleep(rest)
+        return sockets
+
+    def interrupt(self) -> None:
+        """End the waiting, now and ever after."""
+        self._interrupted = True
+        os.eventfd_write(self._alarm, 1)
+
+    def recv(self, x: int = _AT_ONCE, **_: Any) -> Iterator[Haul]:
+        """Drain every socket that has packets; hauls that are due."""
+        more = True
+        while more:
+            try:
+                with self._lock:
+                    more = self._drain(x)
+                    haul = self._haul() if self._due() else None
+            except Exception as error:
+                self.error = error  # scapy says so on stderr and closes us; our owner has to know
+                self._broken()
+                raise
+            if haul is not None:
+                yield haul
+        self._drained = time.monotonic()
+
+    def rest(self) -> Haul:
+        """What is left when nothing more is to come: whatever waits in the sockets, and the last counters."""
+        with self._lock:
+            while self._drain(_AT_ONCE) and self._count < _LAST_ROWS:
+                pass
+            return self._haul()
+
+    def _drain(self, most: int) -> bool:
+        """Take at most `most` packets from each socket; True when one of them may have more."""
+        more = False
+        for descriptor, _ in self._ready.poll(0):
+            listener = self._listeners[descriptor]
+            try:
+                more |= self._decode(listener, most) >= most
+            except OSError as error:
+                self._failed.append((listener.namespace, error))
+                self._drop(descriptor)
+        if self._flush_at is None and (self._count or self._failed):
+            self._flush_at = time.monotonic() + FLUSH
+        return more
+
+    def _decode(self, listener: _Listener, most: int) -> int:
+        """Decode what one socket has; answers with how many packets that was."""
+        source, taken = listener.source, 0
+        if isinstance(source, Ring):
+            for start, count in source.runs(most):
+                taken += count
+                if count >= _COLUMNS_FROM:
+                    self._decode_block(listener, source, start, count)
+                else:
+                    packets = (source.packet(number) for number in range(start, start + count))
+                    self._decode_each(listener, filter(None, packets))
+            return taken
+        return self._decode_each(listener, source.drain(most))
+
+    def _decode_each(self, listener: _Listener, packets: Iterable[Packet]) -> int:
+        taken = 0
+        for packet in packets:
+            taken += 1
+            tap = listener.tap_of(packet.ifindex, self._find_tap)
+            if tap != _IGNORED:
+                self._add(packet, tap)
+        return taken
+
+    def _decode_block(self, listener: _Listener, ring: Ring, start: int, count: int) -> None:
+        """Decode frames of a ring as columns as far as that goes, the others one by one."""
+        block = ring.block(start, count)
+        taps = listener.taps_of(columns.interfaces(block), self._find_tap)
+        decoded = columns.decode(block, taps)
+        self._blocks.append(decoded.rows)
+        self._count += len(decoded.rows) // PACKET.size
+        for number in decoded.others.tolist():
+            if (packet := ring.packet(start + number)) is not None:
+                self._add(packet, int(taps[number]))
+
+    def _add(self, packet: Packet, tap: int) -> None:
+        self._count += self._batch.add(
+            packet.data,
+            link=bare(packet.ethertype),
+            time=packet.time,
+            tap=tap,
+            direction=Direction.OUT if packet.type == _OUTGOING else Direction.IN,
+            vlan=packet.vlan,
+            wire_length=packet.length,
+        )
+
+    def _due(self) -> bool:
+        return self._count >= ROWS or (self._flush_at is not None and time.monotonic() >= self._flush_at)
+
+    def _haul(self) -> Haul:
+        rows, heads = self._batch.take()
+        losses, failed = tuple(self._losses()), tuple(self._failed)
+        rows = b"".join([*self._blocks, rows])
+        self._failed.clear()
+        self._blocks.clear()
+        self._count = 0
+        self._flush_at = None
+        return Haul(rows, heads, losses, failed)
+
+    def _losses(self) -> Iterator[Loss]:
+        """One for each socket whose counters moved, named by the first of its taps (see `observation.Loss`)."""
+        now = time.time_ns()
+        for listener in self._listeners.values():
+            tap = listener.first
+            if tap is None:
+                continue  # the counters stay in the kernel until there is a name for them
+            received, dropped = listener.source.statistics()
+            if received or dropped:
+                yield Loss(tap, received, dropped, now)
+
+    def _drop(self, descriptor: int) -> None:
+        self._ready.unregister(descriptor)
+        self._listeners.pop(descriptor).source.close()
+
+
+class Decoding(DefaultSession):  # type: ignore[misc]  # scapy has no types
+    """Hands on what the hub makes of its packets."""
+
+    def recv(self, sock: Hub) -> Iterator[Haul]:
+        """Hauls that are due; none, most of the time."""
+        yield from sock.recv()
+
+
+def start(hub: Hub, deliver: Callable[[Haul], None]) -> AsyncSniffer:
+    """Start to sniff; `deliver` is called by the sniffer's thread. End with `stop`, then take `hub.rest()`."""
+    started = threading.Event()
+    sniffer = AsyncSniffer(
+        opened_socket=hub, session=Decoding, store=False, prn=deliver, started_callback=started.set
+    )
+    sniffer.start()
+    started.wait()
+    return sniffer
+
+
+def stop(hub: Hub, sniffer: AsyncSniffer) -> None:
+    """Stop to sniff and wait for the thread to end."""
+    if sniffer.running:
+        sniffer.stop(join=False)
+    hub.interrupt()
+    sniffer.join()

@@ -1,0 +1,336 @@
+"""Observations as a byte stream: what the agent writes to stdout and what a recorded session holds.
+
+A stream is an 8-byte preamble (`MAGIC`, then the schema version as u16), followed by frames:
+
+    length u32 | type u8 | payload of `length` bytes                       (all integers little-endian)
+
+| type | payload |
+|---|---|
+| 1 message | msgpack of one `observation.Message`, tagged by its `type` field |
+| 2 packets | rows of `observation.PACKET` |
+| 3 nat | rows of `observation.NAT` |
+
+Rules:
+
+1. Bit 7 of the type (`DEFLATED`) says that rows were shuffled into byte planes and deflated (RFC 1950): all
+   first bytes of the rows, then all second bytes, and so on. Neighbouring rows share most of their high
+   bytes, so planes deflate to two thirds of what rows do, for the same time.
+2. Heads that rows refer to stand in a `Heads` message directly before their packets frame.
+3. A row never names a tap that no earlier `Taps` message announced, nor a head that does not exist.
+4. A frame is at most `FRAME_LIMIT` bytes long, also after inflating: a reader's memory is bounded whatever
+   arrives.
+5. This file knows nothing of files' whereabouts, of pipes, clocks or sessions. `Reader` takes bytes at any
+   chunking and answers with frames or `WireError`, nothing else.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from daemonset.observation import (
+    NAT,
+    PACKET,
+    SCHEMA_VERSION,
+    Bye,
+    Gap,
+    Head,
+    Heads,
+    Hello,
+    Layout,
+    Loss,
+    Message,
+    Ready,
+    Taps,
+    Topology,
+)
+
+MAGIC = b"SIPOBS"
+PREAMBLE = struct.Struct("<6sH")
+HEADER = struct.Struct("<IB")
+
+MESSAGE, PACKETS, NATS = 1, 2, 3
+DEFLATED = 0x80
+
+#: Longest payload of a frame, as sent and as inflated, in bytes.
+FRAME_LIMIT = 64 << 20
+
+#: Rows of fewer bytes are not worth deflating, and rows of more bytes come so fast that the 0.7 µs a row that
+#: deflating costs are better spent on draining the kernel's ring (about 8,000 rows between two flushes).
+DEFLATE_FROM = 512
+DEFLATE_UP_TO = 1 << 20
+
+_CHUNK = 1 << 18
+_WORTH_A_COPY = 1 << 16
+
+
+class WireError(ValueError):
+    """A stream that cannot be read (further). The text is one line and says what was wrong."""
+
+
+class TruncatedError(WireError):
+    """The stream ends inside a frame or before its preamble; everything before that point was whole."""
+
+
+class PacketRows(NamedTuple):
+    """Rows of `observation.PACKET`, and the heads that they index from 1."""
+
+    rows: bytes
+    heads: tuple[Head, ...] = ()
+
+
+class NatRows(NamedTuple):
+    """Rows of `observation.NAT`."""
+
+    rows: bytes
+
+
+#: What a reader answers with. `Heads` messages arrive inside the `PacketRows` that they belong to.
+Frame = Hello | Taps | Topology | Ready | Loss | Gap | Bye | PacketRows | NatRows
+
+
+class Writer:
+    """Frames observations and hands the bytes to `write`, which must take all of them.
+
+    The preamble goes out at once. `write` may raise what it likes (BrokenPipeError); it passes through.
+    """
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+        self._encoder = msgspec.msgpack.Encoder()
+        write(PREAMBLE.pack(MAGIC, SCHEMA_VERSION))
+
+    def message(self, message: Message) -> None:
+        """Send one message. Raises ValueError where it is longer than a frame may be."""
+        self._frame(MESSAGE, self._encoder.encode(message))
+
+    def packets(self, rows: bytes, heads: tuple[Head, ...] = ()) -> None:
+        """Send rows of `PACKET` together with the heads that they refer to. No rows, no frame."""
+        for part in _parts(rows, PACKET):
+            if heads:
+                self.message(Heads(heads))
+            self._rows(PACKETS, part, PACKET)
+
+    def nat(self, rows: bytes) -> None:
+        """Send rows of `NAT`. No rows, no frame."""
+        for part in _parts(rows, NAT):
+            self._rows(NATS, part, NAT)
+
+    def _rows(self, kind: int, rows: bytes, layout: Layout) -> None:
+        if DEFLATE_FROM <= len(rows) <= DEFLATE_UP_TO:
+            self._frame(kind | DEFLATED, zlib.compress(_planes(rows, layout.size), 1))
+        else:
+            self._frame(kind, rows)
+
+    def _frame(self, kind: int, payload: bytes) -> None:
+        if len(payload) > FRAME_LIMIT:
+            raise ValueError(f"a frame of {len(payload)} bytes is longer than {FRAME_LIMIT}")
+        header = HEADER.pack(len(payload), kind)
+        if len(payload) > _WORTH_A_COPY:
+            self._write(header)
+            self._write(payload)
+        else:
+            self._write(header + payload)
+
+
+class Reader:
+    """Turns a stream back into frames, at any chunking.
+
+    An error never takes away frames that stood before it: `feed` first answers with those, and raises at the
+    next call of `feed` or `finish`. A reader that has raised stays in error.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._offset = 0  # of the buffer's first byte in the stream
+        self._version: int | None = None
+        self._taps = 0
+        self._heads: tuple[Head, ...] | None = None
+        self._error: WireError | None = None
+        self._decoder = msgspec.msgpack.Decoder(Message)
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Take the next bytes of the stream, answer with the frames that they complete."""
+        if self._error is not None:
+            raise self._error
+        self._buffer += data
+        frames: list[Frame] = []
+        try:
+            self._drain(frames)
+        except WireError as error:
+            self._error = error
+            self._buffer.clear()
+            if not frames:
+                raise
+        return frames
+
+    def finish(self) -> None:
+        """Say that no more bytes will come; raises `TruncatedError` where some were still expected."""
+        if self._error is not None:
+            raise self._error
+        if self._version is None:
+            raise TruncatedError("the stream ends before its preamble: nothing was recorded")
+        if self._buffer:
+            raise TruncatedError(
+                f"the stream ends inside a frame, at byte {self._offset + len(self._buffer)}: "
+                "its writer was cut off"
+            )
+        if self._heads is not None:
+            raise TruncatedError(
+                f"the stream ends after the heads of a batch, at byte {self._offset}: its writer was cut off"
+            )
+
+    def _drain(self, frames: list[Frame]) -> None:
+        position = 0
+        try:
+            if self._version is None:
+                self._version = _preamble(self._buffer)
+                if self._version is None:
+                    return
+                position = PREAMBLE.size
+            while (end := self._end_of_frame(position)) is not None:
+                kind = self._buffer[position + 4]
+                payload = bytes(memoryview(self._buffer)[position + HEADER.size : end])
+                frame = self._frame(kind, payload, self._offset + position)
+                position = end
+                if frame is not None:
+                    frames.append(frame)
+        finally:
+            del self._buffer[:position]
+            self._offset += position
+
+    def _end_of_frame(self, position: int) -> int | None:
+        if len(self._buffer) - position < HEADER.size:
+            return None
+        length, _ = HEADER.unpack_from(self._buffer, position)
+        if length > FRAME_LIMIT:
+            raise WireError(
+                f"corrupt frame at byte {self._offset + position}: "
+                f"{length} bytes exceed the limit of {FRAME_LIMIT}"
+            )
+        end = position + HEADER.size + int(length)
+        return end if end <= len(self._buffer) else None
+
+    def _frame(self, kind: int, payload: bytes, offset: int) -> Frame | None:
+        where = f"corrupt frame at byte {offset}"
+        if kind == MESSAGE:
+            return self._message(payload, where)
+        if kind & ~DEFLATED not in (PACKETS, NATS):
+            raise WireError(f"{where}: unknown type {kind}")
+        layout = PACKET if kind & ~DEFLATED == PACKETS else NAT
+        rows = _inflate(payload, layout.size, where) if kind & DEFLATED else payload
+        if not rows or len(rows) % layout.size:
+            raise WireError(f"{where}: {len(rows)} bytes are not whole rows of {layout.size}")
+        heads, self._heads = self._heads, None
+        if layout is NAT:
+            if heads is not None:
+                raise WireError(f"{where}: heads without the packets that they belong to")
+            return NatRows(rows)
+        _check_indices(rows, self._taps, len(heads or ()), where)
+        return PacketRows(rows, heads or ())
+
+    def _message(self, payload: bytes, where: str) -> Frame | None:
+        if self._heads is not None:
+            raise WireError(f"{where}: heads without the packets that they belong to")
+        try:
+            message: Message = self._decoder.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+            raise WireError(f"{where}: {_one_line(error)}") from error
+        if isinstance(message, Heads):
+            self._heads = message.heads
+            return None
+        if isinstance(message, Taps):
+            self._taps += len(message.taps)
+        elif isinstance(message, Hello) and message.schema > SCHEMA_VERSION:
+            raise _too_new(message.schema)
+        elif isinstance(message, Loss) and not 0 <= message.tap < self._taps:
+            raise WireError(f"{where}: a loss counter of tap {message.tap}, which was never announced")
+        return message
+
+
+def read_stream(path: Path) -> Iterator[Frame]:
+    """The frames of a recorded stream, one at a time.
+
+    Raises `WireError` after the last whole frame where the rest is damaged, `TruncatedError` where it was cut
+    off, and OSError where the file cannot be read.
+    """
+    reader = Reader()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield from reader.feed(chunk)
+    reader.finish()
+
+
+def _preamble(buffer: bytearray) -> int | None:
+    """The schema version, or None while too few bytes are there; bytes that cannot become one are refused."""
+    if not MAGIC.startswith(bytes(buffer[: len(MAGIC)])):
+        raise WireError("not a stream of observations: it does not begin with " + MAGIC.decode())
+    if len(buffer) < PREAMBLE.size:
+        return None
+    _, version = PREAMBLE.unpack_from(buffer)
+    if version > SCHEMA_VERSION:
+        raise _too_new(version)
+    if version == 0:
+        raise WireError("not a stream of observations: schema version 0 never existed")
+    return int(version)
+
+
+def _too_new(version: int) -> WireError:
+    return WireError(
+        f"written with schema version {version}, this program reads up to {SCHEMA_VERSION}: use a newer one"
+    )
+
+
+def _parts(rows: bytes, layout: Layout) -> Iterator[bytes]:
+    """Rows in pieces that fit a frame; ValueError where they are not whole rows."""
+    if len(rows) % layout.size:
+        raise ValueError(f"{len(rows)} bytes are not whole rows of {layout.size}")
+    step = FRAME_LIMIT // layout.size * layout.size
+    for start in range(0, len(rows), step):
+        yield rows if len(rows) <= step else rows[start : start + step]
+
+
+def _planes(rows: bytes, width: int) -> bytes:
+    return b"".join([rows[column::width] for column in range(width)])
+
+
+def _rows(planes: bytes, width: int) -> bytes:
+    rows = bytearray(len(planes))
+    count = len(planes) // width
+    for column in range(width):
+        rows[column::width] = planes[column * count : (column + 1) * count]
+    return bytes(rows)
+
+
+def _inflate(payload: bytes, width: int, where: str) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        planes = inflater.decompress(payload, FRAME_LIMIT)
+    except zlib.error as error:
+        raise WireError(f"{where}: {_one_line(error)}") from error
+    if not inflater.eof:
+        raise WireError(f"{where}: deflated rows are cut off or longer than {FRAME_LIMIT} bytes")
+    if inflater.unused_data:
+        raise WireError(f"{where}: bytes after the deflated rows")
+    if len(planes) % width:
+        raise WireError(f"{where}: {len(planes)} bytes are not whole rows of {width}")
+    return _rows(planes, width)
+
+
+def _check_indices(rows: bytes, taps: int, heads: int, where: str) -> None:
+    import numpy as np  # noqa: PLC0415 - a writer needs none
+
+    columns = np.frombuffer(rows, PACKET.dtype())
+    if (tap := int(columns["tap"].max())) >= taps:
+        raise WireError(f"{where}: a packet of tap {tap}, which was never announced")
+    if (head := int(columns["head"].max())) > heads:
+        raise WireError(f"{where}: a packet refers to head {head} of {heads}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
