@@ -1,0 +1,56 @@
+# One obvious command for each thing. `make demo` and `make test` install what they need, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Where administration tools live on Debian, whoever is asking.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types format bench lock clean set-up
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: set-up  ## lose a client's address and keep it, with real packets, in a minute
+	@$(BIN)/probe demo
+
+test: set-up lint types  ## lint, strict types, and the whole suite
+	$(BIN)/pytest -n auto
+
+lint: set-up  ## ruff, both as linter and for format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: set-up  ## mypy, strict
+	$(BIN)/mypy
+
+format: set-up  ## bring the code into the project's format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: set-up  ## measure, each time beside a peer in the same run
+	$(BIN)/python -m bench
+
+lock:  ## write requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--python-version 3.11 --all-extras --group dev pyproject.toml -o requirements.lock
+
+clean:  ## remove the environment and everything generated
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+set-up: $(INSTALLED)
+	@.ci/system-tools run
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@PYTHON="$(PYTHON)" .ci/system-tools python
+	@echo "installing the Python environment into $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

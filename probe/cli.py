@@ -1,0 +1,138 @@
+"""The command line: which commands there are, and how each of them may end.
+
+Commands live in `probe.commands`, one file each. They return nothing: they end by falling off their end, by
+`typer.Exit(code)`, or by raising a `ProbeError`. This file turns every end into an exit code and, where there
+is something to say, one line on stderr. It imports nothing that captures, analyses or speaks to a cluster, so
+that `probe --help` and shell completion answer at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from probe import __version__
+from probe.commands import agent, analyze, capture, decode, demo, explain, lab
+from probe.errors import ExitCode, ProbeError, os_error
+from probe.output import end_progress, flush, forget_stdout, note, put
+
+EPILOG = (
+    "Exit codes: 0 preserved, or all well · 1 a defect of probe · 2 usage · 3 a client address lost, or a "
+    "finding of level error · 4 inconclusive · 5 the environment does not allow it · 130 interrupted."
+)
+
+app = typer.Typer(
+    name="probe",
+    help="Where did the client's IP address get lost? Watch one connection at every point where its source "
+    "address could change, on every node at once, and see where, by what and why.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        put(f"probe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="PROBE_DEBUG", help="Show the traceback of a defect.")
+    ] = False,
+    version_: Annotated[  # noqa: ARG001 - its callback has ended the command
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Options that stand before any command."""
+    if debug:
+        os.environ["PROBE_DEBUG"] = "1"  # one switch, seen by every process of ours
+
+
+app.command()(demo.demo)
+app.command()(capture.capture)
+app.command()(analyze.analyze)
+app.command()(decode.decode)
+app.command()(explain.explain)
+app.add_typer(lab.app, name="lab")
+app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+)(agent.agent)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    put(f"probe {__version__}")
+
+
+def main() -> None:
+    """Entry point of `probe` and of the kubectl plugin `kubectl client-ip`."""
+    code = _run(sys.argv[1:])
+    end_progress()
+    try:
+        flush()
+    except ProbeError as error:
+        code = _complain(str(error), error.exit_code)
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run one command line; every way in which it can end becomes an exit code."""
+    name = "kubectl client-ip" if Path(sys.argv[0]).name.startswith("kubectl-") else "probe"
+    try:
+        command = typer.main.get_command(app)
+        result = command.main(
+            arguments, prog_name=name, standalone_mode=False, complete_var="_PROBE_COMPLETE"
+        )
+        return result if isinstance(result, int) else ExitCode.OK
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
+    except ProbeError as error:
+        return _complain(str(error), error.exit_code)
+    except TyperException as error:
+        return _complain_usage(error, name)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:  # help or completion, onto a full disk
+            forget_stdout()
+            return _complain(str(os_error(error, "write to stdout")), ExitCode.ENVIRONMENT)
+        return _defect(error)
+    except Exception as error:  # the last line of defence: it reports, and it ends
+        return _defect(error)
+
+
+def _complain(text: str, code: int) -> int:
+    note(f"probe: {text}")
+    return code
+
+
+def _complain_usage(error: TyperException, name: str) -> int:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else name
+    text = error.format_message()
+    if not text:  # no command was given, and the help has been printed
+        return ExitCode.USAGE
+    return _complain(f"{text.rstrip('.')}; see '{command} --help'", ExitCode.USAGE)
+
+
+def _defect(error: Exception) -> int:
+    if os.environ.get("PROBE_DEBUG", "").lower() not in {"", "0", "false", "no"}:
+        import traceback
+
+        for line in traceback.format_exc().splitlines():
+            note(line)
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return _complain(
+        f"this is a defect of probe: {what} (please report it with what `probe --debug …` prints)",
+        ExitCode.DEFECT,
+    )

@@ -1,0 +1,76 @@
+"""Options that several commands share, and the two things that most of them end with."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from probe.output import progress, put
+
+if TYPE_CHECKING:
+    from analysis.report import Report
+
+
+class Format(enum.StrEnum):
+    """kubectl's names of output formats."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    JSONL = "jsonl"
+    YAML = "yaml"
+
+    @property
+    def for_people(self) -> bool:
+        """Whether a person reads it."""
+        return self in {Format.TABLE, Format.WIDE}
+
+
+class ProxyMode(enum.StrEnum):
+    """How the lab's nodes forward Services."""
+
+    IPTABLES = "iptables"
+    NFTABLES = "nftables"
+
+
+OutputOption = Annotated[
+    Format,
+    typer.Option("-o", "--output", help="For people: table, wide. For programs: json, jsonl, yaml."),
+]
+
+ProxyModeOption = Annotated[
+    ProxyMode, typer.Option("--proxy-mode", help="How the lab's nodes forward, as kube-proxy would.")
+]
+
+
+def print_report(report: Report, output: Format) -> None:
+    """The report on stdout in the asked format."""
+    if output.for_people:
+        from probe.render.terminal import to_text
+
+        put(to_text(report, sys.stdout, wide=output is Format.WIDE))
+        return
+    from probe.render import machine
+
+    match output:
+        case Format.JSONL:
+            put("\n".join(machine.to_jsonl(report)))
+        case Format.YAML:
+            put(machine.to_yaml(report))
+        case _:
+            put(machine.to_json(report))
+
+
+def end_with(report: Report, output: Format) -> None:
+    """Print the report and exit with its code."""
+    print_report(report, output)
+    raise typer.Exit(report.exit_code)
+
+
+def quiet_progress() -> Callable[[str], None]:
+    """Progress for work that is mostly done at once: told to a terminal only."""
+    return progress if sys.stderr.isatty() else lambda _: None
