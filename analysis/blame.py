@@ -85,6 +85,9 @@ def _on_node(
     if entry is None or entry.target is None:
         # Already on its way to an endpoint when its source changed: kube-proxy was done with it.
         return Mechanism.CNI if facts.known and change.before.at_endpoint else Mechanism.UNKNOWN
+    if change.after.frontend:
+        # Nobody has chosen an endpoint yet, and kube-proxy masquerades only what it sends to one.
+        return Mechanism.CNI
     if change.before.at_endpoint and entry.place not in {change.before.place, node}:
         return Mechanism.CNI
     return _by_kube_proxy(entry, change, book, facts) or Mechanism.CNI

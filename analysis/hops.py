@@ -64,7 +64,7 @@ def walk(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> tuple[Step, ...]:
     places = sorted({step.place for step in steps}, key=lambda place: _place_key(place, steps, home, book))
     ordered: list[Step] = []
     for place in places:
-        here = _order([step for step in steps if step.place == place], home == place, book)
+        here = _without_echoes(_order([step for step in steps if step.place == place], home == place, book))
         records = [record for record in nat if record.node == place]
         ordered.extend(_insert_records(leg, here, records, book))
     seen = {step.place for step in steps}
@@ -92,6 +92,7 @@ def disputed(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> list[NatRecord
         others = [other for other in leg.nat if other != record]
         asked = book.target(leg.protocol, record.original.dst, record.original.dport)
         entered = {step.addresses for step in exact if step.frontend and step.place == record.node}
+        entered -= {record.translated}
         if asked is not None and asked.frontend and entered:
             entered |= {other.translated for other in others}
             if record.original not in entered:
@@ -180,6 +181,22 @@ def _order(here: list[Step], home: bool, book: AddressBook) -> list[Step]:
     if all(step.asked for step in here):
         return sorted(here, key=lambda step: (step.time, structure(step)))
     return sorted(here, key=structure)
+
+
+def _without_echoes(here: list[Step]) -> list[Step]:
+    """Without frames that a bridge floods back: a state of the addresses that was left does not come again.
+
+    Where a pod reaches itself, bridge netfilter lets it see its own packet half translated, from itself to itself.
+    """
+    kept: list[Step] = []
+    for step in here:
+        flooded = step.kind is TapKind.POD and step.addresses.src == step.addresses.dst
+        left = (
+            any(other.addresses == step.addresses for other in kept) and kept[-1].addresses != step.addresses
+        )
+        if not (flooded or left):
+            kept.append(step)
+    return kept or here
 
 
 def _record_step(leg: Leg, record: NatRecord, tuple_: FourTuple, time: int, book: AddressBook) -> Step:
