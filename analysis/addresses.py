@@ -112,8 +112,10 @@ class _Range:
 class AddressBook:
     """Looks up owners and targets. Built once for an analysis."""
 
-    def __init__(self, facts: Facts, topologies: dict[str, Topology], services: tuple[Service, ...]) -> None:
+    def __init__(self, facts: Facts, topologies: dict[str, Topology], wanted: tuple[Service, ...]) -> None:
         self.known = facts.known
+        self.wanted = frozenset(service.key for service in wanted)
+        self._suspects: set[int] = set()
         self._owners: dict[int, Owner] = {}
         self._ranges: list[_Range] = []
         self._targets: dict[tuple[int, int, int], Target] = {}
@@ -128,7 +130,8 @@ class AddressBook:
         self._pods(facts)
         self._nodes(facts)
         self._observed(topologies)
-        for service in services:
+        # Services can share endpoints; what is asked about comes first.
+        for service in (*wanted, *(entry for entry in facts.services if entry.key not in self.wanted)):
             self._service(service)
 
     def owner(self, address: int) -> Owner:
@@ -153,6 +156,14 @@ class AddressBook:
         if self.owner(address).kind is OwnerKind.EXTERNAL:
             self._owners[address] = Owner(OwnerKind.BALANCER, name)
 
+    def suspect_balancer(self, address: int) -> None:
+        """Record that an outsider behaves as a load balancer would, which proves nothing."""
+        self._suspects.add(address)
+
+    def suspected(self, address: int) -> bool:
+        """Whether an outsider may be a load balancer."""
+        return address in self._suspects and self.owner(address).kind is OwnerKind.EXTERNAL
+
     def claim_balancer_text(self, address: str, name: str) -> None:
         """The same for an address as text, with or without a prefix length."""
         bare = address.split("/", maxsplit=1)[0]
@@ -162,13 +173,16 @@ class AddressBook:
     def owner_codes(self, high: NDArray[Any], low: NDArray[Any]) -> NDArray[Any]:
         """For columns of address words, a number for each owner; addresses of nobody share 0."""
         codes = np.zeros(len(high), dtype=np.int32)
+        for address in self._suspects:
+            codes[(high == address >> 64) & (low == address & _WORD)] = -1
         numbers: dict[Owner, int] = {EXTERNAL: 0}
         for entry in reversed(self._ranges):
             inside = _at_least(high, low, entry.first) & ~_at_least(high, low, entry.last + 1)
             codes[inside] = numbers.setdefault(entry.owner, len(numbers))
         for address, owner in self._owners.items():
             here = (high == address >> 64) & (low == address & _WORD)
-            codes[here] = numbers.setdefault(owner, len(numbers))
+            if owner != EXTERNAL:
+                codes[here] = numbers.setdefault(owner, len(numbers))
         return codes
 
     def target_code(self, protocol: int, address: int, port: int) -> int:
@@ -195,6 +209,8 @@ class AddressBook:
                 if balancer.address and balancer.ip_mode == "Proxy":
                     name = f"load balancer of {service.key}"
                     self._claim(balancer.address, Owner(OwnerKind.BALANCER, name))
+        for named in facts.balancers:
+            self._range(named, Owner(OwnerKind.BALANCER, f"load balancer {named}"))
 
     def _nodes(self, facts: Facts) -> None:
         self._range("127.0.0.0/8", Owner(OwnerKind.LOOPBACK, "loopback"))

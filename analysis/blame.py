@@ -75,7 +75,7 @@ def _at_balancer(change: Change, taken: OwnerKind) -> bool:
 def _place(change: Change, owner: str | None) -> str | None:
     if owner is not None:
         return owner
-    return change.after.place if change.before.place == change.after.place else change.before.place
+    return change.after.place if change.before.place == change.after.place else None
 
 
 def _on_node(
@@ -83,8 +83,9 @@ def _on_node(
 ) -> Mechanism:
     entry = _entry(change, steps)
     if entry is None or entry.target is None:
-        # Already on its way to an endpoint when its source changed: kube-proxy was done with it.
-        return Mechanism.CNI if facts.known and change.before.at_endpoint else Mechanism.UNKNOWN
+        # On its way to an endpoint already, or to no Service at all: none of kube-proxy's business.
+        done = change.before.at_endpoint or change.before.target is None
+        return Mechanism.CNI if facts.known and done else Mechanism.UNKNOWN
     if change.after.frontend:
         # Nobody has chosen an endpoint yet, and kube-proxy masquerades only what it sends to one.
         return Mechanism.CNI

@@ -116,4 +116,5 @@ class Facts(msgspec.Struct, frozen=True):
     masquerade_all: bool = False
     datapath: str = ""
     sources: dict[str, str] = {}
+    balancers: tuple[str, ...] = ()  # addresses or prefixes that the operator says are load balancers'
     known: bool = True

@@ -53,9 +53,10 @@ _ALL = (
         "let it send the PROXY protocol and make the ingress expect it.",
     ),
     Definition(
-        "SIP104", Severity.ERROR, "The load balancer made its own connection without a PROXY header",
-        "The balancer ends the client's connection and opens one of its own. Its first bytes are the client's "
-        "data, so nothing in this connection names the client.",
+        "SIP104", Severity.ERROR, "The load balancer's address stands for the client, and no PROXY header names it",
+        "The connection reaches the cluster with the load balancer's own address: the balancer opened a connection of "
+        "its own, or translated the source. Its first bytes are the client's data, so nothing in this connection names "
+        "the client.",
         "Turn the PROXY protocol on at the balancer and at the ingress at the same time, or use a balancer mode "
         "that passes packets through with their source address.",
     ),
@@ -159,8 +160,8 @@ _ALL = (
         "SIP304", Severity.WARNING, "The sender of the PROXY header is not known to be a load balancer",
         "A PROXY header names a client, and it was sent by an address that neither the cluster's objects nor any "
         "capture shows to be a load balancer. A client that can reach this port can claim any address.",
-        "If the sender is your balancer, capture there too (--tap lb:…), or publish its address in the Service's "
-        "status. If not, restrict who can reach the port.",
+        "If the sender is your balancer, say so (--balancer ADDRESS), or capture there too (--tap lb:…). If not, "
+        "restrict who can reach the port.",
     ),
     Definition(
         "SIP305", Severity.ERROR, "A client sent a PROXY header of its own",

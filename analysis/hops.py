@@ -15,6 +15,9 @@ from analysis.addresses import EXACT_TAPS, AddressBook, OwnerKind, Target
 from analysis.legs import FourTuple, Leg, NatRecord, Sighting
 from daemonset.observation import Tap, TapKind, Tunnel
 
+#: The pseudo interface of tcpdump -i any.
+EVERY_INTERFACE = "any"
+
 INWARD = (TapKind.NIC, TapKind.TUNNEL, TapKind.BRIDGE, TapKind.VETH, TapKind.POD)
 OUTWARD = (TapKind.POD, TapKind.VETH, TapKind.BRIDGE, TapKind.TUNNEL, TapKind.NIC)
 
@@ -36,6 +39,11 @@ class Step:
     def frontend(self) -> bool:
         """Whether an endpoint has still to be chosen."""
         return self.target is not None and self.target.frontend
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether the tap shows every interface of its node at once."""
+        return self.interface == EVERY_INTERFACE
 
     @property
     def asked(self) -> bool:
@@ -85,7 +93,7 @@ def disputed(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> list[NatRecord
     record is set aside when packets towards an endpoint were seen, on its node or after it, and none is as it says.
     """
     packets = _outbound([_step(leg, sighting, taps[sighting.tap], book) for sighting in leg.sightings])
-    exact = [step for step in packets if step.asked and step.kind in EXACT_TAPS]
+    exact = [step for step in packets if step.asked and step.kind in EXACT_TAPS and not step.everywhere]
     arrived = {step.addresses for step in exact if step.at_endpoint}
 
     def contradicted(record: NatRecord) -> bool:
@@ -97,7 +105,10 @@ def disputed(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> list[NatRecord
             entered |= {other.translated for other in others}
             if record.original not in entered:
                 return True
-        return bool(arrived) and record.translated not in arrived | {other.original for other in others}
+        reached = book.target(leg.protocol, record.translated.dst, record.translated.dport)
+        if reached is None or reached.frontend or not arrived:
+            return False
+        return record.translated not in arrived | {other.original for other in others}
 
     return [record for record in leg.nat if contradicted(record)]
 
@@ -154,7 +165,7 @@ def _place_key(
     kinds = {step.kind for step in here}
     if TapKind.CLIENT in kinds:
         rank = 0
-    elif place == home and any(step.frontend for step in here):
+    elif place == home:
         rank = 1
     elif TapKind.LB in kinds:
         rank = 2

@@ -111,8 +111,8 @@ def _trips(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> Iterable[Trip]:
 def learn_balancers(store: LegStore, taps: Sequence[Tap], book: AddressBook, facts: Facts) -> None:
     """Claim the addresses that show themselves to be a balancer's.
 
-    One that is asked and asks at the same balancer's tap makes connections of its own; one that asks a node's
-    health-check port decides where clients are sent.
+    One that is asked and asks at the same balancer's tap makes connections of its own. One that asks a node's
+    health-check port may be a balancer, or a person with curl.
     """
     at_balancers = [number for number, tap in enumerate(taps) if tap.kind is TapKind.LB]
     asked: dict[str, set[int]] = defaultdict(set)
@@ -126,7 +126,7 @@ def learn_balancers(store: LegStore, taps: Sequence[Tap], book: AddressBook, fac
     ports = {service.health_check_node_port for service in facts.services} - {0}
     for source, destination in store.askers_of([*ports, KUBE_PROXY_HEALTHZ]):
         if book.owner(destination).kind is OwnerKind.NODE:
-            book.claim_balancer(source, "a load balancer that checks the nodes' health")
+            book.suspect_balancer(source)
     for number in at_balancers:
         for written in taps[number].addresses:
             book.claim_balancer_text(written, taps[number].node)
@@ -135,7 +135,7 @@ def learn_balancers(store: LegStore, taps: Sequence[Tap], book: AddressBook, fac
 def _is_journey(trip: Trip, book: AddressBook, facts: Facts) -> bool:
     if not facts.known:
         return _is_journey_without_facts(trip)
-    if trip.target is None:
+    if trip.target is None or trip.target.service.key not in book.wanted:
         return False
     if trip.target.frontend:
         return True
@@ -163,18 +163,16 @@ def _is_probe(trip: Trip, book: AddressBook) -> bool:
 
 
 def _ends_at_balancer(trip: Trip, book: AddressBook) -> bool:
+    """Whether the leg is one into a balancer, from outside or out of the cluster."""
     last = trip.steps[-1]
-    watched = {TapKind.CLIENT, TapKind.LB}
-    return (
-        all(step.kind in watched for step in trip.steps)
-        and book.owner(last.addresses.dst).kind is OwnerKind.BALANCER
-    )
+    return trip.target is None and book.owner(last.addresses.dst).kind is OwnerKind.BALANCER
 
 
 def _tie(chosen: list[Trip], fronts: list[Trip], book: AddressBook, taps: Sequence[Tap]) -> dict[int, Link]:
     """The leg before each leg that a balancer opened, by id of the later one."""
+    # The header names the client as the balancer saw it, after whatever was done to it before.
     by_client = {
-        (step.addresses.src, step.addresses.sport): trip for trip in fronts for step in trip.steps[:1]
+        endpoint(trip.steps[-1].addresses.src, trip.steps[-1].addresses.sport): trip for trip in fronts
     }
     by_digest: dict[int, list[Trip]] = defaultdict(list)
     for trip in fronts:
@@ -186,7 +184,7 @@ def _tie(chosen: list[Trip], fronts: list[Trip], book: AddressBook, taps: Sequen
         if book.owner(trip.source).kind is not OwnerKind.BALANCER:
             continue
         if trip.header is not None:
-            front = _named_by_header(trip.header, by_client)
+            front = by_client.get(trip.header.source or "")
             if front is not None:
                 named[id(trip)] = Link(front, "PROXY header")
         elif trip.leg.first_bytes is not None:
@@ -194,13 +192,6 @@ def _tie(chosen: list[Trip], fronts: list[Trip], book: AddressBook, taps: Sequen
                 if _could_relay(front, trip, taps):
                     claimed[id(trip)].append((front, trip))
     return named | _unambiguous(claimed)
-
-
-def _named_by_header(header: ProxyHeader, by_client: dict[tuple[int, int], Trip]) -> Trip | None:
-    for (address, port), trip in by_client.items():
-        if header.source == endpoint(address, port):
-            return trip
-    return None
 
 
 def _balancer_time(trip: Trip, taps: Sequence[Tap]) -> int | None:

@@ -10,6 +10,7 @@ from analysis.addresses import AddressBook, OwnerKind, TargetKind, text
 from analysis.blame import CODES, Blame, blame
 from analysis.expectation import EXTERNAL_WAYS, Expected
 from analysis.facts import Facts, Policy
+from analysis.hops import Change
 from analysis.journeys import PROXY_PAYLOADS, Connection, Trip
 from analysis.knowledge import Coverage, entry_step, expectation, forged, learn
 from analysis.recording import Recording
@@ -53,7 +54,7 @@ class Judge:
         if known is None:
             known = self._judged[key] = _judge(connection, self._context)
             return known
-        changes = connection.trip.changes
+        changes = changes_of(connection)
         blames = tuple(
             Blame(change, entry.node, entry.mechanism)
             for change, entry in zip(changes, known.blames, strict=True)
@@ -70,13 +71,30 @@ class Judge:
         named = first is not None and first.payload in PROXY_PAYLOADS
         ranged = trip.target is not None and bool(trip.target.service.source_ranges)
         particular = trip.leg.number if named or ranged or trip.mixed else None
-        return self._shapes.get(trip.leg.number), trip.part, connection.before is not None, particular
+        before = connection.before.trip.leg.number if connection.before else None
+        return (
+            self._shapes.get(trip.leg.number),
+            trip.part,
+            self._shapes.get(before or -1),
+            before is None,
+            particular,
+        )
+
+
+def changes_of(connection: Connection) -> tuple[Change, ...]:
+    """Every change of the source address, of the leg before the balancer first."""
+    before = connection.before.trip.changes if connection.before else ()
+    return before + connection.trip.changes
 
 
 def _judge(connection: Connection, context: Context) -> Outcome:
     known = learn(connection, context.coverage, context.book, context.facts)
-    steps = connection.trip.steps
-    blames = tuple(blame(change, steps, context.book, context.facts) for change in connection.trip.changes)
+    trips = [connection.before.trip] if connection.before else []
+    blames = tuple(
+        blame(change, trip.steps, context.book, context.facts)
+        for trip in [*trips, connection.trip]
+        for change in trip.changes
+    )
     judgement = judge(known)
     return Outcome(
         connection, known, judgement, blames, _codes(connection, known, judgement, blames, context)
@@ -89,7 +107,7 @@ def _codes(
     """The findings of one journey, the cause of the verdict first."""
     trip = connection.trip
     codes = [CODES[entry.mechanism] for entry in blames]
-    if known.header is Header.TAKEN:
+    if known.header is Header.TAKEN and not known.replaced_before:
         # Below a header that carries the client, a replaced packet source does no harm.
         codes = ["SIP301"]
     elif judgement.verdict is Verdict.LOST and known.proxied:

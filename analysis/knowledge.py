@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.addresses import AddressBook, OwnerKind, endpoint
+from analysis.addresses import AddressBook, OwnerKind, endpoint, integer
 from analysis.expectation import Expected, expected_at
 from analysis.facts import Facts
-from analysis.hops import Step
+from analysis.hops import EVERY_INTERFACE, Step
 from analysis.journeys import PROXY_PAYLOADS, Connection, Trip
 from analysis.recording import Recording
 from analysis.verdict import Header, Known, Silence
@@ -24,6 +24,7 @@ class Coverage:
 
     kinds: dict[str, frozenset[TapKind]]
     lossy: frozenset[str]
+    whole: frozenset[str]  # places where one tap shows every interface
     first_bytes: bool  # whether first bytes other than signatures were to be captured
 
     @classmethod
@@ -37,13 +38,18 @@ class Coverage:
         return cls(
             kinds={place: frozenset(found) for place, found in kinds.items()},
             lossy=frozenset(lossy),
+            whole=frozenset(tap.node for tap in recording.taps if tap.interface == EVERY_INTERFACE),
             first_bytes="off" not in heads,
         )
 
     def watches_node(self, place: str) -> bool:
         """Whether a packet that enters this node and goes on could not have been missed."""
         kinds = self.kinds.get(place, frozenset())
-        return TapKind.NIC in kinds and bool(kinds & POD_SIDE) and place not in self.lossy
+        return (
+            TapKind.NIC in kinds
+            and (bool(kinds & POD_SIDE) or place in self.whole)
+            and place not in self.lossy
+        )
 
 
 def entry_step(steps: Sequence[Step]) -> Step | None:
@@ -63,19 +69,21 @@ def learn(connection: Connection, coverage: Coverage, book: AddressBook, facts: 
     proxied = connection.owner.kind is OwnerKind.BALANCER and not trip.from_client_tap
     return Known(
         mixed=trip.mixed,
-        header=header_of(connection, coverage),
+        header=header_of(connection, coverage, book),
         forwarded=forwarded,
         rejected=bool(trip.leg.refusals) and not trip.leg.answered,
         silence=Silence.NONE if forwarded else _silence(connection, coverage, facts),
         replaced=bool(trip.changes),
         proxied=proxied,
         proxied_certain=proxied,
+        suspected=not trip.from_client_tap and book.suspected(trip.source),
+        replaced_before=connection.before is not None and bool(connection.before.trip.changes),
         origin_certain=_origin_certain(connection, coverage, facts),
         delivered=delivered(trip, book, facts),
     )
 
 
-def header_of(connection: Connection, coverage: Coverage) -> Header:
+def header_of(connection: Connection, coverage: Coverage, book: AddressBook) -> Header:
     """What is known of a PROXY header on the leg."""
     trip = connection.trip
     first = trip.leg.first_bytes
@@ -91,10 +99,10 @@ def header_of(connection: Connection, coverage: Coverage) -> Header:
         return Header.BROKEN if broken else Header.UNKNOWN
     if trip.header.source is None or trip.header.command != "PROXY":
         return Header.NO_CLIENT
-    return _taken(connection, trip)
+    return _taken(connection, trip, book)
 
 
-def _taken(connection: Connection, trip: Trip) -> Header:
+def _taken(connection: Connection, trip: Trip, book: AddressBook) -> Header:
     response = trip.leg.response
     if response is None:
         return Header.UNANSWERED
@@ -103,7 +111,20 @@ def _taken(connection: Connection, trip: Trip) -> Header:
     start = response.head.http.start if response.head and response.head.http else ""
     if " 400" in start[:13]:
         return Header.REFUSED
-    return Header.TAKEN if sender_trusted(connection) else Header.FORGEABLE
+    if not sender_trusted(connection):
+        return Header.FORGEABLE
+    return Header.TAKEN if connection.before is not None or _can_be_client(trip, book) else Header.TRANSLATED
+
+
+def _can_be_client(trip: Trip, book: AddressBook) -> bool:
+    """Whether the named address is one that no NAT of the cluster gives out."""
+    assert trip.header is not None
+    named = trip.header.source or ""
+    try:
+        owner = book.owner(integer(named.rpartition(":")[0].strip("[]")))
+    except ValueError:  # a socket path
+        return True
+    return owner.kind in {OwnerKind.EXTERNAL, OwnerKind.POD}
 
 
 def sender_trusted(connection: Connection) -> bool:
@@ -137,7 +158,11 @@ def delivered(trip: Trip, book: AddressBook, facts: Facts) -> bool:
             return True
         if step.kind in POD_SIDE and owner.node in {step.place, None}:
             return True
-        if step.kind is TapKind.NIC and owner.kind is OwnerKind.NODE and owner.node == step.place:
+        here = owner.node == step.place
+        if step.kind is TapKind.NIC and here and (owner.kind is OwnerKind.NODE or step.everywhere):
+            return True
+        # Translated to an address of the node itself, and answered: no tap can show more.
+        if step.kind is None and here and owner.kind is OwnerKind.NODE and trip.leg.answered:
             return True
     return False
 

@@ -216,7 +216,10 @@ def _load(database: duckdb.DuckDBPyConnection, recording: Recording) -> None:
     taps = {
         "tap": np.arange(len(recording.taps), dtype=np.uint32),
         "node": np.array([nodes[tap.node] for tap in recording.taps], dtype=np.uint16),
-        "exact": np.array([tap.kind in EXACT_TAPS for tap in recording.taps], dtype=bool),
+        # Where one tap shows every interface, answers half translated are among what it shows.
+        "exact": np.array(
+            [tap.kind in EXACT_TAPS and tap.interface != "any" for tap in recording.taps], dtype=bool
+        ),
         "depth": np.array([_DEPTH.index(tap.kind) for tap in recording.taps], dtype=np.uint8),
     }
     database.register("taps", taps)

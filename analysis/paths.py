@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from analysis.addresses import AddressBook, OwnerKind, endpoint
+from analysis.addresses import AddressBook, OwnerKind, TargetKind, endpoint
 from analysis.blame import Blame
 from analysis.hops import Step
 from analysis.journeys import Connection, Trip
@@ -126,7 +126,7 @@ def _point(step: Step, steps: Sequence[Step], book: AddressBook) -> str:
             s.place == step.place and s.addresses.dst != step.addresses.dst for s in earlier
         )
         return "dnat" if translated_here and not step.frontend else "nic"
-    return "client" if step.frontend else "dnat"
+    return "client" if asking else "dnat"
 
 
 def replacements(blames: Sequence[Blame]) -> tuple[Snat, ...]:
@@ -160,8 +160,10 @@ def crossing(
 
 
 def _entry_node(entry: Step, book: AddressBook) -> str | None:
-    if entry.kind in {TapKind.CLIENT, TapKind.LB}:
-        return book.owner(entry.addresses.dst).node
+    asked = book.owner(entry.addresses.dst).node
+    node_port = entry.target is not None and entry.target.kind is TargetKind.NODE_PORT
+    if entry.kind in {TapKind.CLIENT, TapKind.LB} or (node_port and asked is not None):
+        return asked
     return entry.place
 
 

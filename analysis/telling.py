@@ -57,7 +57,11 @@ def _client(outcome: Outcome) -> Client | None:
         first = connection.before.trip.steps[0].addresses
         return Client(text(first.src), first.sport)
     header = connection.trip.header
-    if header is not None and header.source and outcome.known.header is not Header.FORGEABLE:
+    if (
+        header is not None
+        and header.source
+        and outcome.known.header not in {Header.FORGEABLE, Header.TRANSLATED}
+    ):
         address, _, port = header.source.rpartition(":")
         return Client(address.strip("[]"), int(port)) if port.isdigit() else None
     if outcome.known.proxied or not outcome.known.origin_certain:
@@ -80,13 +84,15 @@ def _seen_by_app(outcome: Outcome, context: Context) -> str | None:
 def _hidden_snat(outcome: Outcome) -> tuple[Snat, ...]:
     """The replacement that a balancer's own connection amounts to."""
     connection = outcome.connection
-    if not outcome.known.proxied or outcome.known.header is Header.TAKEN:
+    if not outcome.known.proxied or outcome.judgement.verdict is not Verdict.LOST:
         return ()
     before = connection.before.trip.steps[0] if connection.before else None
     first = connection.trip.steps[0]
-    mechanism = (
-        str(Mechanism.SERVICE_LB) if connection.owner.node else "load balancer opened a connection of its own"
-    )
+    mechanism = "load balancer (a connection of its own, or SNAT)"
+    if connection.owner.node:
+        mechanism = str(Mechanism.SERVICE_LB)
+    elif connection.before is not None:
+        mechanism = "load balancer opened a connection of its own"
     return (
         Snat(
             node=connection.owner.node or (first.place if first.kind and first.kind.value == "lb" else None),

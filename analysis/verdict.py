@@ -4,7 +4,8 @@ A wrong verdict is the worst thing this program can do, so each conclusion asks 
 rests on, and anything that could be explained by a packet that was not seen is inconclusive. The cases, in order:
 
 1. Packets of two connections cannot be told apart: inconclusive.
-2. A PROXY header names the client: preserved when the server is seen to take it; otherwise inconclusive.
+2. The address was replaced on the way to a balancer: lost. Else a PROXY header that names the client: preserved
+   when the server is seen to take it from a known balancer; otherwise inconclusive.
 3. Nothing was forwarded: rejected or refused is inconclusive (no application, no address); silence is blackholed
    only if the client was seen to repeat itself, nothing left the node, and the facts call for a drop.
 4. The first bytes are unknown although they could have been a PROXY header: inconclusive.
@@ -26,6 +27,7 @@ class Header(enum.Enum):
 
     UNKNOWN = "the first bytes were not seen"
     ABSENT = "the first bytes are something else"
+    TRANSLATED = "it names an address that NAT in the cluster can have produced"
     TAKEN = "it names the client and the server went on"
     REFUSED = "it names the client and the server refused"
     UNANSWERED = "it names the client, and what the server made of it was not seen"
@@ -56,6 +58,8 @@ class Known:
     replaced: bool = False  # the source address changed on the way
     proxied: bool = False  # the source is a balancer's own address
     proxied_certain: bool = False  # ... known from facts or seen at the balancer
+    suspected: bool = False  # the source behaves as a balancer would
+    replaced_before: bool = False  # the source address changed before it reached the balancer
     origin_certain: bool = True
     delivered: bool = True  # seen where only the endpoint itself can follow
 
@@ -73,6 +77,12 @@ def judge(known: Known) -> Judgement:
     """The verdict for what is known; see the numbered cases of this module."""
     if known.mixed:
         return _unsure("packets of another connection with the same sequence number cannot be told apart")
+    if known.replaced_before:
+        return Judgement(
+            Verdict.LOST, "high", "the source address was replaced before the load balancer saw it"
+        )
+    if known.header is Header.TAKEN and known.replaced:
+        return Judgement(Verdict.PRESERVED, "medium", _HEADER_CASES[Header.TAKEN].reason)
     if known.header in _HEADER_CASES:
         return _HEADER_CASES[known.header]
     if not known.forwarded:
@@ -87,6 +97,10 @@ def judge(known: Known) -> Judgement:
             Verdict.LOST,
             sure,
             "the connection is the load balancer's own, and no PROXY header names the client",
+        )
+    if known.suspected:
+        return _unsure(
+            "the source also asks the nodes' health-check ports and may be an unknown load balancer"
         )
     if not known.origin_certain:
         return _unsure(
@@ -119,6 +133,9 @@ _HEADER_CASES = {
     ),
     Header.FORGEABLE: _unsure(
         "a PROXY header names a client, but its sender is not known to be a load balancer and may claim anybody"
+    ),
+    Header.TRANSLATED: _unsure(
+        "a PROXY header names a node's address, and where that connection came from was not seen"
     ),
     Header.NO_CLIENT: _unsure("a PROXY header arrived that names no client (LOCAL or UNKNOWN)"),
     Header.BROKEN: _unsure("the connection begins like a PROXY header that is not a valid one"),

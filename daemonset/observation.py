@@ -304,7 +304,11 @@ class Heads(msgspec.Struct, frozen=True, tag="heads"):
 
 
 class Loss(msgspec.Struct, frozen=True, tag="loss"):
-    """What one tap's kernel socket received and dropped since the last such message (PACKET_STATISTICS)."""
+    """What a kernel socket received and dropped since the last such message (PACKET_STATISTICS).
+
+    One socket watches all interfaces of a network namespace: `tap` is the first of its taps, and a drop may have
+    hit any tap of the same node and namespace.
+    """
 
     tap: int
     received: int

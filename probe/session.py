@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from analysis.facts import Facts
-from analysis.recording import Recording, RecordingBuilder, StreamBuilder
-from daemonset.observation import Gap, Interface, PodNamespace, Ready, Topology
+from analysis.recording import Recording, RecordingBuilder
+from daemonset.observation import Gap, Ready, Topology
 from daemonset.wire import Frame, NatRows, PacketRows, Reader, WireError
 from probe.agents.recorded import RecordedSource
 from probe.agents.source import Agent, AgentSource
@@ -41,21 +41,19 @@ class Session:
 
 
 class _Follower:
-    """Reads the stream of one agent on a thread of its own, into the recording and the session's folder."""
+    """Reads the stream of one agent on a thread of its own: its frames, and what the stream lacks.
 
-    def __init__(
-        self,
-        agent: Agent,
-        stream: StreamBuilder,
-        lock: threading.Lock,
-        folder: SessionFolder | None,
-    ) -> None:
+    Frames are kept apart until all streams have ended, so that a recording does not depend on whose bytes
+    came first, and is the same when it is read back.
+    """
+
+    def __init__(self, agent: Agent, folder: SessionFolder | None = None) -> None:
         self.agent = agent
         self.settled = threading.Event()  # ready, or over
         self.ready = False
         self.failure: ProbeError | None = None
-        self._stream = stream
-        self._lock = lock
+        self.lack: str | None = None
+        self._frames: list[Frame] = []
         self._folder = folder
         self._thread = threading.Thread(target=self.follow, name=f"stream of {agent.place}", daemon=True)
 
@@ -64,13 +62,13 @@ class _Follower:
 
     def join(self, timeout: float) -> bool:
         """Wait for the stream's end; False where it has not come."""
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def complain(self, what: str) -> None:
-        """State that the stream lacks something."""
-        with self._lock:
-            self._stream.truncated = self._stream.truncated or what
+        """State that the stream lacks something; the first complaint is nearest to the cause."""
+        self.lack = self.lack or what
 
     def follow(self) -> None:
         """Read the stream to its end, whatever that is."""
@@ -91,27 +89,28 @@ class _Follower:
         while data := self.agent.read():
             if self._folder is not None:
                 self._folder.write(self.agent.place, data)
-            frames = reader.feed(data)
-            with self._lock:
-                for frame in frames:
-                    self._take(frame)
+            for frame in reader.feed(data):
+                if isinstance(frame, Topology):
+                    _check_topology(frame)
+                self._frames.append(frame)
+                if isinstance(frame, Ready):
+                    self.ready = True
+                    self.settled.set()
         reader.finish()
 
-    def _take(self, frame: Frame) -> None:
-        match frame:
-            case PacketRows(rows, heads):
-                self._stream.packets(rows, heads)
-            case NatRows(rows):
-                self._stream.nat(rows)
-            case Topology(interfaces, _, pods):
-                _check_topology(interfaces, pods)
-                self._stream.message(frame)
-            case Ready():
-                self.ready = True
-                self._stream.message(frame)
-                self.settled.set()
-            case _:
-                self._stream.message(frame)
+    def pour(self, builder: RecordingBuilder) -> None:
+        """Put the stream into a recording; what was kept of it is given up."""
+        stream = builder.stream(self.agent.place)
+        frames, self._frames = self._frames, []
+        for frame in frames:
+            match frame:
+                case PacketRows(rows, heads):
+                    stream.packets(rows, heads)
+                case NatRows(rows):
+                    stream.nat(rows)
+                case _:
+                    stream.message(frame)
+        stream.truncated = self.lack
 
 
 def capture(
@@ -129,11 +128,10 @@ def capture(
     the folder could not be written; the folder then stays marked as cut off.
     """
     folder = SessionFolder(record, meta) if record is not None else None
-    builder, lock = RecordingBuilder(), threading.Lock()
     followers: list[_Follower] = []
     try:
         for agent in source.start():
-            followers.append(_Follower(agent, builder.stream(agent.place), lock, folder))
+            followers.append(_Follower(agent, folder))
             if folder is not None:
                 folder.stream(agent.place)
         for follower in followers:
@@ -143,13 +141,14 @@ def capture(
         progress("collecting what the agents saw")
         _stop(followers)
     finally:
-        complaints = {follower.agent.place: follower.agent.close() for follower in followers}
+        _close(followers)
         if folder is not None:
             folder.close()
-    _complain(followers, complaints)
-    places = tuple(follower.agent.place for follower in followers)
+    for follower in followers:
+        if follower.failure is not None:
+            raise follower.failure
     finished = folder.finish(answers) if folder is not None else meta
-    return Session(builder.build(expected_nodes=places), facts, finished)
+    return Session(_recording(followers, [follower.agent.place for follower in followers]), facts, finished)
 
 
 def load(path: Path) -> Session:
@@ -157,15 +156,16 @@ def load(path: Path) -> Session:
     meta = read_meta(path)
     problems = stream_problems(path, meta)
     present = _streams(path, meta)
-    builder, lock = RecordingBuilder(), threading.Lock()
+    builder = RecordingBuilder()
     for agent in RecordedSource(present).start():
-        follower = _Follower(agent, builder.stream(agent.place), lock, None)
+        follower = _Follower(agent)
         try:
             follower.follow()
         finally:
             agent.close()
         if agent.place in problems:
             follower.complain(problems[agent.place])
+        follower.pour(builder)
     if not meta.complete:
         builder.gaps.append(("", Gap("session", "the session was cut off while it was recorded")))
     for place in sorted(set(problems) - set(present)):
@@ -181,12 +181,12 @@ def _streams(path: Path, meta: Meta) -> dict[str, Path]:
     return {unquote(file.stem): file for file in sorted(path.glob("*.probe"))}
 
 
-def _check_topology(interfaces: Sequence[Interface], pods: Sequence[PodNamespace]) -> None:
+def _check_topology(topology: Topology) -> None:
     """Addresses are read from these as facts; a stream that holds something else is a corrupt one."""
     try:
-        for interface in interfaces:
+        for interface in topology.interfaces:
             check_addresses(interface.addresses)
-        for pod in pods:
+        for pod in topology.pods:
             check_addresses(pod.addresses)
     except ValueError as error:
         raise WireError(f"corrupt topology: {error}") from error
@@ -211,13 +211,18 @@ def _stop(followers: Sequence[_Follower]) -> None:
     for follower in followers:
         if not follower.join(STOP_WITHIN):
             follower.complain("the agent did not end in time; what it still held is missing")
-    for follower in followers:
-        if follower.failure is not None:
-            raise follower.failure
 
 
-def _complain(followers: Sequence[_Follower], complaints: dict[str, str | None]) -> None:
+def _close(followers: Sequence[_Follower]) -> None:
+    """End every agent, whatever it does, and read what is left of its stream."""
     for follower in followers:
-        follower.join(STOP_WITHIN)  # its agent is gone, so its stream has ended
-        if complaint := complaints.get(follower.agent.place):
+        if complaint := follower.agent.close():
             follower.complain(complaint)
+        follower.join(STOP_WITHIN)
+
+
+def _recording(followers: Sequence[_Follower], places: Sequence[str]) -> Recording:
+    builder = RecordingBuilder()
+    for follower in followers:
+        follower.pour(builder)
+    return builder.build(expected_nodes=tuple(places))

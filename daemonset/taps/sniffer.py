@@ -4,11 +4,11 @@
 
 `AsyncSniffer` brings the thread and its loop. A packet object for each packet would cost it 119 µs; so the one
 socket that it is given, the hub, stands for all sockets of the node, and what a session makes of one `recv` is
-a whole haul of rows. Two clocks pace it:
+a whole haul of rows.
 
-* a packet that arrives wakes the thread at once, but after a drain it sleeps for `PACE` before it drains again:
-  under load it wakes twenty times a second, not once for each packet;
-* rows are handed on after `FLUSH` seconds, or as soon as there are `ROWS` of them.
+A packet that arrives wakes the thread at once; all that wait are drained and handed on, and then it sleeps
+before it looks again. Under load it wakes ten times a second, twenty times when that brings much, and not once
+for each packet.
 
 This file knows nothing of where hauls go. Sockets come and go by `Hub.add` and `Hub.remove`, from any thread.
 """
@@ -33,9 +33,8 @@ from daemonset.taps import columns
 from daemonset.taps.ring import Packet, PacketSource, Ring
 from daemonset.taps.scapy_sniffer import AsyncSniffer, DefaultSession, SuperSocket
 
-PACE = 0.05  # seconds
-FLUSH = 0.1  # seconds
-ROWS = 8192
+PACE, FAST_PACE = 0.1, 0.05  # seconds from one drain to the next
+ROWS = 8192  # in one haul, about; so many in one drain call for the faster pace
 _LAST_ROWS = 16 * ROWS  # a full ring, and what comes while that is decoded
 
 _OUTGOING = 4  # PACKET_OUTGOING, linux/if_packet.h
@@ -119,8 +118,7 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
         self._poll = select.poll()
         for descriptor in (self._ready.fileno(), self._alarm):
             self._poll.register(descriptor, select.POLLIN)
-        self._drained = 0.0
-        self._flush_at: float | None = None
+        self._next = 0.0
         self._failed: list[tuple[str, OSError]] = []
         self.closed = False
         self.error: Exception | None = None
@@ -160,10 +158,9 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
             self.closed = True
 
     def select(self, sockets: list[Any], _remain: float | None = None) -> list[Any]:
-        """Wait for packets, for the time to hand rows on, or for `interrupt`; then there is something to do."""
-        wait = None if self._flush_at is None else max(0.0, self._flush_at - time.monotonic()) * 1000 + 1
-        self._poll.poll(wait)
-        if not self._interrupted and (rest := self._drained + PACE - time.monotonic()) > 0:
+        """Wait for packets, but not too often, or for `interrupt`; then there is something to do."""
+        self._poll.poll()
+        if not self._interrupted and (rest := self._next - time.monotonic()) > 0:
             time.sleep(rest)
         return sockets
 
@@ -173,20 +170,22 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
         os.eventfd_write(self._alarm, 1)
 
     def recv(self, x: int = _AT_ONCE, **_: Any) -> Iterator[Haul]:
-        """Drain every socket that has packets; hauls that are due."""
+        """Drain every socket that has packets."""
+        self._next = time.monotonic() + PACE
         more = True
         while more:
             try:
                 with self._lock:
                     more = self._drain(x)
-                    haul = self._haul() if self._due() else None
+                    if self._count >= ROWS:
+                        self._next = min(self._next, time.monotonic() + FAST_PACE)
+                    haul = self._haul() if not more or self._count >= ROWS else None
             except Exception as error:
                 self.error = error  # scapy says so on stderr and closes us; our owner has to know
                 self._broken()
                 raise
             if haul is not None:
                 yield haul
-        self._drained = time.monotonic()
 
     def rest(self) -> Haul:
         """What is left when nothing more is to come: whatever waits in the sockets, and the last counters."""
@@ -205,8 +204,6 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
             except OSError as error:
                 self._failed.append((listener.namespace, error))
                 self._drop(descriptor)
-        if self._flush_at is None and (self._count or self._failed):
-            self._flush_at = time.monotonic() + FLUSH
         return more
 
     def _decode(self, listener: _Listener, most: int) -> int:
@@ -254,9 +251,6 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
             wire_length=packet.length,
         )
 
-    def _due(self) -> bool:
-        return self._count >= ROWS or (self._flush_at is not None and time.monotonic() >= self._flush_at)
-
     def _haul(self) -> Haul:
         rows, heads = self._batch.take()
         losses, failed = tuple(self._losses()), tuple(self._failed)
@@ -264,7 +258,6 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
         self._failed.clear()
         self._blocks.clear()
         self._count = 0
-        self._flush_at = None
         return Haul(rows, heads, losses, failed)
 
     def _losses(self) -> Iterator[Loss]:

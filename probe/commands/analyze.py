@@ -43,6 +43,13 @@ def analyze(
     service: Annotated[
         str | None, typer.Option(metavar="NAMESPACE/NAME", help="Judge only connections to this Service.")
     ] = None,
+    balancer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS|PREFIX",
+            help="An address that is a load balancer's, where the objects do not say so. May be given many times.",
+        ),
+    ] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Judge a recorded session, or pcap files of anyone's making.
@@ -65,9 +72,24 @@ def analyze(
     else:
         recording, facts = _from_files(tap or [], conntrack or [], objects)
     service = _known_service(service, facts)
+    facts = _with_balancers(facts, balancer or [])
     from analysis.analyze import analyze as judge
 
     end_with(judge(recording, facts, service=service, title=title), output)
+
+
+def _with_balancers(facts: Facts, named: list[str]) -> Facts:
+    """The facts, with what the operator knows of load balancers. Raises UsageError."""
+    from ipaddress import ip_network
+
+    import msgspec
+
+    for text in named:
+        try:
+            ip_network(text, strict=False)
+        except ValueError as error:
+            raise UsageError(f"--balancer {text!a}: {error}; give an address or a prefix") from error
+    return msgspec.structs.replace(facts, balancers=(*facts.balancers, *named)) if named else facts
 
 
 def _from_session(path: Path) -> tuple[Recording, Facts, str | None, str | None]:

@@ -407,3 +407,91 @@ def test_a_node_without_a_tap_is_a_reason() -> None:
     assert not report.capture.complete
     assert set(report.capture.reasons) == {"node1 has no tap", "node3 has no tap"}
     assert "SIP902" in {finding.code for finding in report.findings}
+
+
+def test_a_person_who_asks_the_health_port_is_no_balancer() -> None:
+    path = [(tap, src.replace(LB, "198.51.100.66"), dst) for tap, src, dst in BEHIND]
+    story = Story(cluster("Local")).connection([("nic:node2/eth0", "198.51.100.66:1", f"{N2}:32100")], isn=5)
+    journey = story.connection(path).journey()
+    assert journey.verdict is Verdict.INCONCLUSIVE
+    assert "health-check" in journey.reason
+    forged = Story(cluster("Local")).connection([("nic:node2/eth0", "198.51.100.66:1", f"{N2}:32100")], isn=5)
+    journey = forged.connection(path, data=v1(C) + HTTP).journey()
+    assert journey.verdict is Verdict.INCONCLUSIVE
+    assert "SIP304" in journey.findings
+
+
+def test_an_operator_can_name_the_balancer() -> None:
+    path = [(tap, src.replace(LB, "198.51.100.66"), dst) for tap, src, dst in BEHIND]
+    facts = cluster("Local", balancers=("198.51.100.0/24",))
+    assert Story(facts).connection(path, data=v1(C) + HTTP).journey().verdict is Verdict.PRESERVED
+    assert Story(facts).connection(path).journey().verdict is Verdict.LOST
+
+
+def test_a_header_that_names_what_nat_left_of_a_pod_has_lost_it() -> None:
+    tool, masked = "10.244.1.9:41000", f"{N1}:61000"
+    front = [
+        ("bridge:node1/cni0", tool, f"{LB}:443"),
+        ("nic:node1/eth0", masked, f"{LB}:443"),
+        ("lb:lb/eth0", masked, f"{LB}:443"),
+    ]
+    behind = [("lb:lb/eth0", f"{LB}:50000", f"{N2}:30080"), *BEHIND]
+    story = Story(cluster("Local", balancer=LB)).connection(front, isn=5, tsval=5)
+    journey = story.connection(behind, data=v1(masked) + HTTP).journey()
+    assert journey.verdict is Verdict.LOST
+    assert journey.client is not None
+    assert journey.client.address == "10.244.1.9"
+    assert journey.snat[0].mechanism == "CNI masquerade"
+    alone = Story(cluster("Local", balancer=LB)).connection(BEHIND, data=v1(masked) + HTTP).journey()
+    assert alone.verdict is Verdict.INCONCLUSIVE
+    assert alone.client is None
+
+
+def test_a_sibling_that_shares_the_endpoints_keeps_its_own_connections() -> None:
+    import msgspec
+
+    facts = cluster("Local")
+    sibling = msgspec.structs.replace(
+        facts.services[0], name="other", cluster_ips=("10.96.0.81",), ports=(), health_check_node_port=0
+    )
+    facts = msgspec.structs.replace(facts, services=(sibling, *facts.services))
+    story = Story(facts).connection(LOCAL)
+    assert story.report(service="shop/other").journeys == ()
+    assert story.journey(service="shop/web").service == "shop/web"
+
+
+def test_a_node_port_of_a_host_network_endpoint_ends_at_the_node() -> None:
+    import msgspec
+
+    from analysis.facts import Endpoint
+
+    facts = cluster("Local")
+    here = (Endpoint(N2, 8080, "tcp", "http", "node2", "web-node2"),)
+    facts = msgspec.structs.replace(
+        facts, services=(msgspec.structs.replace(facts.services[0], endpoints=here),)
+    )
+    story = Story(facts).connection([("nic:node2/eth0", C, f"{N2}:30080")])
+    story.conntrack("node2", (C, f"{N2}:30080"), (C, f"{N2}:8080"))
+    assert story.journey().verdict is Verdict.PRESERVED
+
+
+def test_a_tap_on_any_interface_shows_the_whole_node() -> None:
+    path = [
+        ("nic:node2/any", C, f"{N2}:30080"),
+        ("nic:node2/any", "10.244.2.1:61000", POD),
+    ]
+    story = Story(cluster()).connection(path)
+    # A reply on the bridge, translated back by half.
+    story.packet(
+        "nic:node2/any",
+        POD,
+        C,
+        flags=TcpFlag.SYN | TcpFlag.ACK,
+        seq=7_000 ^ 0x5555_5555,
+        ack=7_001,
+        tsecr=1000,
+    )
+    journey = story.journey()
+    assert journey.verdict is Verdict.LOST
+    assert len(journey.snat) == 1
+    assert journey.seen_by_app == "10.244.2.1"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.agent.scene import Scene, environment, scene, why_not
+from tests.agent.scene import Scene, python_path, scene, why_not
 
 REASON = why_not() or (
     "" if shutil.which("conntrack") and shutil.which("nft") else "conntrack or nft is not installed"
@@ -44,7 +44,7 @@ def node(request: pytest.FixtureRequest) -> Iterator[Scene]:
 
 
 def ask(node: Scene, what: str, *before: str) -> Any:
-    path = f"PYTHONPATH={environment()['PYTHONPATH']}"
+    path = f"PYTHONPATH={python_path()['PYTHONPATH']}"
     command = [*before, "env", path, node.python, "-m", "tests.ground.kernel_records", what]
     return json.loads(node.run(*command))
 

@@ -12,7 +12,7 @@ import pytest
 
 from daemonset.node.topology import classify
 from daemonset.observation import Interface, Route, TapKind, Topology
-from tests.agent.scene import Scene, environment, scene, why_not
+from tests.agent.scene import Scene, python_path, scene, why_not
 
 
 def kind_of(interface: Interface, *routes: Route) -> TapKind | None:
@@ -104,7 +104,7 @@ def fabric(request: pytest.FixtureRequest) -> Iterator[Scene]:
 
 
 def seen_by(scene: Scene, name: str) -> Any:
-    path = f"PYTHONPATH={environment()['PYTHONPATH']}"
+    path = f"PYTHONPATH={python_path()['PYTHONPATH']}"
     return json.loads(scene.run("env", path, scene.python, "-m", "tests.ground.seen_topology", name=name))
 
 
