@@ -192,7 +192,10 @@ def _reasons(recording: Recording, facts: Facts) -> tuple[str, ...]:
         where = f"{tap.node}/{tap.interface}"
         lost[where] = lost.get(where, 0) + dropped
     reasons += [f"the kernel dropped {count} packets at {where}" for where, count in lost.items() if count]
-    reasons += [f"{node}: {gap.what}: {gap.detail}" for node, gap in recording.gaps]
+    reasons += [
+        f"{node}: {gap.what}: {gap.detail}" if node else f"{gap.what}: {gap.detail}"
+        for node, gap in recording.gaps
+    ]
     for stream in recording.streams:
         if stream.truncated:
             reasons.append(f"{stream.node}: {stream.truncated}")

@@ -69,7 +69,9 @@ def _headline(paper: Paper, report: Report) -> None:
             text = f"no client's connection{service} was seen"
         case _:
             number = f"{summary.inconclusive:,} of {total}" if others else total
-            text = f"nothing certain can be said of {number}{service}"
+            reasons = {journey.reason for journey in report.journeys if journey.verdict is verdict}
+            why = f": {reasons.pop()}" if len(reasons) == 1 else ""
+            text = f"nothing certain can be said of {number}{service}{why}"
     glyph, style = paper.glyph(verdict)
     tail = f" ({', '.join(others)})" if others else ""
     lead = f"{glyph} {verdict.upper()}"
