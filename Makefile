@@ -54,3 +54,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+.PHONY: docs
+docs: set-up  ## bring outputs and generated parts of the documentation up to date
+	@$(BIN)/python docs/generate.py
