@@ -149,6 +149,13 @@ def _complaints(journey: Journey, request: Request, plan: Plan) -> list[str]:
     version = journey.proxy_protocol.version if journey.proxy_protocol else 0
     if version != expect.proxy_version:
         wrong.append(f"the PROXY header's version is {version}, expected {expect.proxy_version}")
-    if missing := set(expect.findings) - set(journey.findings):
-        wrong.append(f"findings {', '.join(sorted(missing))} are missing from {', '.join(journey.findings)}")
+    if not expect.snat and journey.snat:
+        wrong.append(f"the source was replaced at {nodes}, expected nowhere")
+    if set(expect.findings) != set(journey.findings):
+        found_codes, wanted_codes = ", ".join(journey.findings), ", ".join(expect.findings)
+        wrong.append(f"findings are {found_codes or 'none'}, expected {wanted_codes or 'none'}")
+    passed = iter([f"{hop.node}/{hop.point}" for hop in journey.hops])
+    if missed := [hop for hop in expect.hops if hop not in passed]:
+        way = " ".join(f"{hop.node}/{hop.point}" for hop in journey.hops)
+        wrong.append(f"the connection did not pass {missed[0]} in its turn; its way was {way}")
     return wrong

@@ -121,7 +121,8 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `seen` and `peer` say whose address the application, and the endpoint itself, must see: "client",
     "node:NAME", "bridge:NAME" (the node's address on the pod bridge), "tunnel:NAME" (on its VXLAN device),
     "balancer", "pod:NAME"; "" where no answer comes. `peer` "" is the same as `seen`. `snat` is where the source
-    address is replaced: a node's name, "balancer" or "pod:NAME"; "" nowhere.
+    address is replaced: a node's name, "balancer" or "pod:NAME"; "" nowhere. `hops` are points that the connection
+    passes, in this order and as "place/point"; others may lie between. `findings` are all codes, no more, no fewer.
     """
 
     verdict: Literal["preserved", "lost", "blackholed", "inconclusive"]
@@ -131,6 +132,7 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mechanism: str = ""
     cross_node: CrossNode | None = None
     proxy_version: int = 0
+    hops: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
 
 
