@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 
 from analysis.addresses import AddressBook
+from analysis.belief import Told
 from analysis.facts import Facts, Service
 from analysis.journeys import Selection, learn_balancers, select
 from analysis.judging import Context, Judge
@@ -113,7 +115,11 @@ def _judged(
     shape_of = {number: shape for shape in shapes for number in shape.sample}
     judge = Judge(context, {number: shape.key for number, shape in shape_of.items()})
     told: list[tuple[Journey, int]] = []
-    for connection in selection.connections:
+    servers = Told(selection.trips)
+    for selected in selection.connections:
+        connection = selected
+        if selected.trip.header is not None:
+            connection = replace(selected, told=servers.client_of(selected))
         shape = shape_of[connection.trip.leg.number]
         first = connection.trip.leg.number == shape.sample[0]
         # Legs of one shape are journeys all or none, so the first of them stands for those left out.

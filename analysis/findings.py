@@ -170,6 +170,13 @@ _ALL = (
         "Restrict the port to the load balancer, or the header's trust to its address.",
     ),
     Definition(
+        "SIP306", Severity.ERROR, "The server took the PROXY header and does not use it",
+        "The header names the client, and the server went on with the request, but to the application behind it the "
+        "server named another address: its list of trusted peers does not hold the one that the packets come from.",
+        "Add the peer's addresses to the list (nginx set_real_ip_from, proxy-real-ip-cidr). Under policy Cluster the "
+        "peer is a node, not the balancer: better set externalTrafficPolicy: Local than trust every node.",
+    ),
+    Definition(
         "SIP401", Severity.INFO, "The connection was forwarded to another node",
         "The node that was asked forwarded the connection to an endpoint on another node.",
         "Policy Local avoids the extra hop.",

@@ -189,8 +189,14 @@ def _order(here: list[Step], home: bool, book: AddressBook) -> list[Step]:
         kinds = INWARD if inward else OUTWARD
         return stage, kinds.index(step.kind) if step.kind in kinds else -1
 
+    asking = {step.addresses.src for step in here if step.frontend}
+
+    def translated(step: Step) -> int:
+        """How far NAT has come: bridge netfilter shows the state between its halves, microseconds early or late."""
+        return 0 if not step.at_endpoint else 1 if step.addresses.src in asking else 2
+
     if all(step.asked for step in here):
-        return sorted(here, key=lambda step: (step.time, structure(step)))
+        return sorted(here, key=lambda step: (translated(step), step.time, structure(step)))
     return sorted(here, key=structure)
 
 

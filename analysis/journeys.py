@@ -67,6 +67,7 @@ class Connection:
     trip: Trip
     before: Link | None
     owner: Owner  # of the source where the leg began
+    told: str | None = None  # whom the server named to the application behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class Selection:
     connections: tuple[Connection, ...]
     ended_at_balancer: tuple[Trip, ...]  # clients that reached a balancer, with nothing tied to it after that
     probes: int  # health checks
+    trips: tuple[Trip, ...] = ()  # every leg with its path, journeys or not
 
 
 def select(legs: Iterable[Leg], taps: Sequence[Tap], book: AddressBook, facts: Facts) -> Selection:
@@ -95,7 +97,9 @@ def select(legs: Iterable[Leg], taps: Sequence[Tap], book: AddressBook, facts: F
     links = _tie(chosen, fronts, book, taps)
     used = {id(link.trip) for link in links.values()}
     connections = tuple(Connection(trip, links.get(id(trip)), book.owner(trip.source)) for trip in chosen)
-    return Selection(connections, tuple(trip for trip in fronts if id(trip) not in used), probes)
+    return Selection(
+        connections, tuple(trip for trip in fronts if id(trip) not in used), probes, tuple(trips)
+    )
 
 
 def _trips(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> Iterable[Trip]:
@@ -174,54 +178,61 @@ def _tie(chosen: list[Trip], fronts: list[Trip], book: AddressBook, taps: Sequen
     by_client = {
         endpoint(trip.steps[-1].addresses.src, trip.steps[-1].addresses.sport): trip for trip in fronts
     }
-    by_digest: dict[int, list[Trip]] = defaultdict(list)
-    for trip in fronts:
-        if trip.leg.first_bytes is not None:
-            by_digest[trip.leg.first_bytes.digest].append(trip)
-    named: dict[int, Link] = {}
-    claimed: dict[int, list[tuple[Trip, Trip]]] = defaultdict(list)
+    links: dict[int, Link] = {}
+    bare: list[Trip] = []
     for trip in chosen:
         if book.owner(trip.source).kind is not OwnerKind.BALANCER:
             continue
-        if trip.header is not None:
-            front = by_client.get(trip.header.source or "")
-            if front is not None:
-                named[id(trip)] = Link(front, "PROXY header")
-        elif trip.leg.first_bytes is not None:
-            for front in by_digest[trip.leg.first_bytes.digest]:
-                if _could_relay(front, trip, taps):
-                    claimed[id(trip)].append((front, trip))
-    return named | _unambiguous(claimed)
+        if trip.header is None:
+            bare.append(trip)
+        elif front := by_client.get(trip.header.source or ""):
+            links[id(trip)] = Link(front, "PROXY header")
+    return links | _tie_by_order(fronts, bare, taps)
 
 
-def _balancer_time(trip: Trip, taps: Sequence[Tap]) -> int | None:
-    """When the leg was first seen at a balancer's tap, by the balancer's clock, in ns."""
-    times = [s.seen for s in trip.leg.sightings if taps[s.tap].kind is TapKind.LB]
-    return min(times, default=None)
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """A leg met the balancer: a client's came in, or one of its own went out."""
+
+    time: int  # ns by the balancer's clock
+    incoming: bool
+    trip: Trip
 
 
-def _could_relay(front: Trip, trip: Trip, taps: Sequence[Tap]) -> bool:
-    """Whether a balancer that took `front` can have opened `trip` for it, by its own clock."""
-    taken, opened = _balancer_time(front, taps), _balancer_time(trip, taps)
-    return taken is not None and opened is not None and 0 <= opened - taken <= RELAY_WINDOW
-
-
-def _unambiguous(claimed: dict[int, list[tuple[Trip, Trip]]]) -> dict[int, Link]:
-    """Ties between legs with equal first bytes, where order alone can decide: each takes the latest before it.
-
-    Two connections that overlap cannot be told apart so; then neither is tied.
-    """
-    latest = {key: max(pairs, key=lambda pair: pair[0].leg.start) for key, pairs in claimed.items()}
-    takers: dict[int, int] = defaultdict(int)
-    for front, _ in latest.values():
-        takers[id(front)] += 1
+def _tie_by_order(fronts: list[Trip], backs: list[Trip], taps: Sequence[Tap]) -> dict[int, Link]:
+    """Ties between legs with the same first bytes, where the order of events at the balancer alone decides."""
+    groups: dict[int, list[_Event]] = defaultdict(list)
+    for incoming, trips in ((True, fronts), (False, backs)):
+        for trip in trips:
+            times = [s.seen for s in trip.leg.sightings if taps[s.tap].kind is TapKind.LB]
+            if trip.leg.first_bytes is not None and times:
+                groups[trip.leg.first_bytes.digest].append(_Event(min(times), incoming, trip))
     links: dict[int, Link] = {}
-    for key, (front, trip) in latest.items():
-        between = [
-            other
-            for other, _ in claimed[key]
-            if other is not front and takers[id(other)] == 0 and other.leg.start > front.leg.start
-        ]
-        if takers[id(front)] == 1 and not between and front.leg.start <= trip.leg.start:
-            links[key] = Link(front, "same first bytes, next in time at the balancer")
+    for events in groups.values():
+        links |= _certain_ties(sorted(events, key=lambda event: (event.time, not event.incoming)))
+    return links
+
+
+def _certain_ties(events: list[_Event]) -> dict[int, Link]:
+    """A leg that goes out carries on the one that waits, if exactly one waits.
+
+    While several wait nobody knows which of them a leg carries on, nor which are left; that lasts until none is.
+    """
+    links: dict[int, Link] = {}
+    waiting: list[_Event] = []
+    certain = True
+    for event in events:
+        waiting = [other for other in waiting if event.time - other.time <= RELAY_WINDOW]
+        certain = certain or not waiting
+        if event.incoming:
+            waiting.append(event)
+            continue
+        certain = certain and len(waiting) <= 1
+        if waiting:
+            front = waiting.pop(0)
+            if certain:
+                links[id(event.trip)] = Link(
+                    front.trip, "same first bytes, the only one in time at the balancer"
+                )
+        certain = certain or not waiting
     return links

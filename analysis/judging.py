@@ -62,7 +62,7 @@ class Judge:
         return Outcome(connection, known.known, known.judgement, blames, known.codes)
 
     def _key(self, connection: Connection) -> object:
-        """What two connections must share beyond the shape of their leg.
+        """Everything that a judgement may look at, but for names and numbers that change nothing.
 
         A header names somebody in particular, and source ranges admit somebody in particular.
         """
@@ -71,13 +71,32 @@ class Judge:
         named = first is not None and first.payload in PROXY_PAYLOADS
         ranged = trip.target is not None and bool(trip.target.service.source_ranges)
         particular = trip.leg.number if named or ranged or trip.mixed else None
-        before = connection.before.trip.leg.number if connection.before else None
+        before = connection.before.trip if connection.before else None
         return (
             self._shapes.get(trip.leg.number),
             trip.part,
-            self._shapes.get(before or -1),
-            before is None,
             particular,
+            self._signature(trip),
+            self._signature(before) if before else None,
+        )
+
+    def _signature(self, trip: Trip) -> object:
+        """The way of a leg in owners and places."""
+        book = self._context.book
+        sources: dict[int, int] = {}
+        return tuple(
+            (
+                step.place,
+                step.kind,
+                step.tunnel,
+                step.asked,
+                step.frontend,
+                step.at_endpoint,
+                book.owner(step.addresses.src),
+                book.owner(step.addresses.dst),
+                sources.setdefault(step.addresses.src, len(sources)),
+            )
+            for step in trip.steps
         )
 
 
@@ -109,7 +128,7 @@ def _codes(
     codes = [CODES[entry.mechanism] for entry in blames]
     if known.header is Header.TAKEN and not known.replaced_before:
         # Below a header that carries the client, a replaced packet source does no harm.
-        codes = ["SIP301"]
+        codes = ["SIP306"] if known.believed is False else ["SIP301"]
     elif judgement.verdict is Verdict.LOST and known.proxied:
         codes.insert(0, _balancer_code(connection))
     codes += _header_codes(connection, known)

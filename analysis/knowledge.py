@@ -77,6 +77,7 @@ def learn(connection: Connection, coverage: Coverage, book: AddressBook, facts: 
         proxied=proxied,
         proxied_certain=proxied,
         suspected=not trip.from_client_tap and book.suspected(trip.source),
+        believed=_believed(connection),
         replaced_before=connection.before is not None and bool(connection.before.trip.changes),
         origin_certain=_origin_certain(connection, coverage, facts),
         delivered=delivered(trip, book, facts),
@@ -114,6 +115,17 @@ def _taken(connection: Connection, trip: Trip, book: AddressBook) -> Header:
     if not sender_trusted(connection):
         return Header.FORGEABLE
     return Header.TAKEN if connection.before is not None or _can_be_client(trip, book) else Header.TRANSLATED
+
+
+def _believed(connection: Connection) -> bool | None:
+    """Whether the server passed on the address of the header; None where that was not seen."""
+    header = connection.trip.header
+    if connection.told is None or header is None or header.source is None:
+        return None
+    try:
+        return integer(connection.told) == integer(header.source.rpartition(":")[0].strip("[]"))
+    except ValueError:  # the server named something that is no address
+        return False
 
 
 def _can_be_client(trip: Trip, book: AddressBook) -> bool:

@@ -73,6 +73,8 @@ def _client(outcome: Outcome) -> Client | None:
 def _seen_by_app(outcome: Outcome, context: Context) -> str | None:
     """The address that the endpoint took for its client's, where it accepted the connection."""
     trip = outcome.connection.trip
+    if outcome.known.believed is False:
+        return outcome.connection.told
     if outcome.known.header is Header.TAKEN and trip.header is not None and trip.header.source:
         return trip.header.source.rpartition(":")[0].strip("[]")
     answered = trip.leg.answered or trip.leg.response is not None

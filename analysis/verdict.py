@@ -58,6 +58,7 @@ class Known:
     replaced: bool = False  # the source address changed on the way
     proxied: bool = False  # the source is a balancer's own address
     proxied_certain: bool = False  # ... known from facts or seen at the balancer
+    believed: bool | None = None  # whether the server named the header's client to the application behind it
     suspected: bool = False  # the source behaves as a balancer would
     replaced_before: bool = False  # the source address changed before it reached the balancer
     origin_certain: bool = True
@@ -81,8 +82,8 @@ def judge(known: Known) -> Judgement:
         return Judgement(
             Verdict.LOST, "high", "the source address was replaced before the load balancer saw it"
         )
-    if known.header is Header.TAKEN and known.replaced:
-        return Judgement(Verdict.PRESERVED, "medium", _HEADER_CASES[Header.TAKEN].reason)
+    if known.header is Header.TAKEN:
+        return _taken(known)
     if known.header in _HEADER_CASES:
         return _HEADER_CASES[known.header]
     if not known.forwarded:
@@ -115,6 +116,25 @@ def _unsure(reason: str) -> Judgement:
     return Judgement(Verdict.INCONCLUSIVE, "none", reason)
 
 
+def _taken(known: Known) -> Judgement:
+    """A server may take a header and still not believe it; from a translated peer that is likely."""
+    if known.believed is False:
+        return Judgement(
+            Verdict.LOST,
+            "high",
+            "the server took the PROXY header and named another address to the application",
+        )
+    if known.believed is None and known.replaced:
+        return _unsure(
+            "a PROXY header carries the client's address, its sender's was replaced on the way, and whether the server "
+            "believes a header from there was not seen"
+        )
+    sure = "high" if known.believed else "medium"
+    return Judgement(
+        Verdict.PRESERVED, sure, "a PROXY header carries the client's address to the server, which took it"
+    )
+
+
 def _not_forwarded(known: Known) -> Judgement:
     if known.rejected:
         return _unsure("the connection was rejected before any application could see an address")
@@ -122,9 +142,6 @@ def _not_forwarded(known: Known) -> Judgement:
 
 
 _HEADER_CASES = {
-    Header.TAKEN: Judgement(
-        Verdict.PRESERVED, "high", "a PROXY header carries the client's address to the server, which took it"
-    ),
     Header.REFUSED: _unsure(
         "a PROXY header carries the client's address, and the server refused the connection"
     ),

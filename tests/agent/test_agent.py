@@ -208,7 +208,7 @@ def test_it_counts_as_tcpdump_does(node: Scene, tmp_path: Path) -> None:
     if node.prefix or os.geteuid():
         pytest.skip("tcpdump gives up its user, which root of a user namespace may not")
     peer = node.start(
-        *("tcpdump", "-Z", "root", "-nUi", "br0", "-w", str(tmp_path / "pcap")),
+        *("tcpdump", "--immediate-mode", "-Z", "root", "-nUi", "br0", "-w", str(tmp_path / "pcap")),
         "tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0",
         stderr=subprocess.PIPE,
     )

@@ -17,6 +17,7 @@ from daemonset.observation import TcpFlag
 from tests.analysis.story import NODES, PODS, Story, cluster
 from tests.analysis.test_stories import (
     BEHIND,
+    CLIENT,
     HTTP,
     LB,
     LOCAL,
@@ -124,6 +125,27 @@ def header(data: bytes, response: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> Report:
     return Story(cluster("Local", balancer=LB)).connection(BEHIND, data=data, response=response).report()
 
 
+def disbelieving(named: str = LB) -> Report:
+    """The ingress on node2 asks its application, and names somebody else."""
+    story = Story(cluster("Local", balancer=LB)).connection(BEHIND, data=v1(C) + HTTP, response=b"")
+    request = HTTP.replace(b"\r\n\r\n", f"\r\nX-Real-IP: {named}\r\n\r\n".encode())
+    onward = [("pod:node2/web", f"{PODS['node2']}:33000", "10.244.3.7:8000")]
+    story.connection(onward, isn=50, tsval=50, data=request)
+    for tap, src, dst in reversed(BEHIND):
+        story.packet(
+            tap, dst, src, flags=TcpFlag.PSH | TcpFlag.ACK, seq=(7_000 ^ 0x5555_5555) + 1, tsecr=1_000,
+            payload=b"HTTP/1.1 200 OK\r\n\r\n",
+        )  # fmt: skip
+    return story.report()
+
+
+def test_a_server_that_names_the_client_believes_the_header() -> None:
+    [journey] = disbelieving(CLIENT).journeys
+    assert (journey.verdict, journey.confidence) == ("preserved", "high")
+    [journey] = disbelieving().journeys
+    assert (journey.verdict, journey.seen_by_app) == ("lost", LB)
+
+
 def from_stranger(*, watched: bool) -> Report:
     path = [(tap, src.replace(LB, "198.51.100.66"), dst) for tap, src, dst in BEHIND]
     if watched:
@@ -172,6 +194,7 @@ STORIES: dict[str, Callable[[], Report]] = {
     "SIP303": lambda: header(b"PROXY TCP4 999.1.1.1 10.0.0.1 1 2\r\n" + HTTP),
     "SIP304": lambda: from_stranger(watched=False),
     "SIP305": lambda: from_stranger(watched=True),
+    "SIP306": disbelieving,
     "SIP401": lambda: Story(cluster()).connection(REMOTE).report(),
     "SIP402": lambda: Story(cluster("Local", vip="192.0.2.10")).connection(asked("192.0.2.10:80")).report(),
     "SIP403": lambda: Story(cluster("Cluster")).connection(LOCAL).report(),

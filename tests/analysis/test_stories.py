@@ -339,9 +339,25 @@ def test_a_balancers_header_preserves_the_client() -> None:
     assert journey.hops[-1].point == "proxy-header"
 
 
-def test_a_header_survives_the_masquerade_beneath_it() -> None:
+def test_a_header_over_a_masquerade_needs_a_server_that_is_seen_to_believe_it() -> None:
     path = [(tap, src.replace(C, f"{LB}:50000"), dst) for tap, src, dst in REMOTE]
-    journey = Story(cluster("Cluster", balancer=LB)).connection(path, data=v1(C) + HTTP).journey()
+    story = Story(cluster("Cluster", balancer=LB)).connection(path, data=v1(C) + HTTP, response=b"")
+    request = HTTP.replace(b"\r\n\r\n", f"\r\nX-Forwarded-For: {CLIENT}\r\n\r\n".encode())
+    onward = [("pod:node2/web", f"{PODS['node2']}:33000", "10.244.3.7:8000")]
+    told = Story(story.facts, rows=list(story.rows), taps=dict(story.taps), now=story.now)
+    told.connection(onward, isn=50, tsval=50, data=request)
+    for one in (story, told):
+        for tap, src, dst in reversed(path):
+            one.packet(
+                tap,
+                dst,
+                src,
+                flags=TcpFlag.ACK,
+                seq=(7_000 ^ 0x5555_5555) + 1,
+                payload=b"HTTP/1.1 200 OK\r\n\r\n",
+            )
+    assert story.journey().verdict is Verdict.INCONCLUSIVE
+    journey = told.journey()
     assert journey.verdict is Verdict.PRESERVED
     assert "SIP101" not in journey.findings
 
@@ -495,3 +511,49 @@ def test_a_tap_on_any_interface_shows_the_whole_node() -> None:
     assert journey.verdict is Verdict.LOST
     assert len(journey.snat) == 1
     assert journey.seen_by_app == "10.244.2.1"
+
+
+def test_a_half_translated_frame_that_comes_late_is_still_between() -> None:
+    own = f"{PODS['node2']}:41000"
+    story = Story(cluster()).connection(
+        [
+            ("pod:node2/web", own, "10.96.0.80:80"),
+            ("veth:node2/v0", "10.244.2.1:61000", POD),
+            ("bridge:node2/cni0", own, POD),
+            ("pod:node2/web", "10.244.2.1:61000", POD),
+        ]
+    )
+    journey = story.journey()
+    assert journey.verdict is Verdict.LOST
+    assert len(journey.snat) == 1
+    assert journey.seen_by_app == "10.244.2.1"
+
+
+def at_balancer(client: str, back: str) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
+    front = [("client:c/eth0", client, f"{LB}:80"), ("lb:lb/eth0", client, f"{LB}:80")]
+    behind = [("lb:lb/eth0", f"{LB}:{back}", f"{N2}:30080")]
+    behind += [(tap, src.replace("50000", back), dst) for tap, src, dst in BEHIND]
+    return front, behind
+
+
+def test_requests_one_after_the_other_are_tied_through_the_balancer() -> None:
+    story = Story(cluster("Local", balancer=LB))
+    for number in range(3):
+        front, behind = at_balancer(f"{CLIENT}:{40001 + number}", str(50001 + number))
+        story.connection(front, isn=100 + number, tsval=5).connection(behind, isn=200 + number, tsval=5).wait(
+            1
+        )
+    clients = [journey.client for journey in story.report().journeys]
+    assert [client.port for client in clients if client] == [40001, 40002, 40003]
+
+
+def test_equal_requests_at_the_same_time_are_not_taken_for_one_another() -> None:
+    story = Story(cluster("Local", balancer=LB))
+    pairs = [at_balancer(f"203.0.113.{number}:40000", str(50000 + number)) for number in (1, 2)]
+    for number, (front, _) in enumerate(pairs):
+        story.connection(front, isn=100 + number, tsval=5)
+    for number, (_, behind) in enumerate(pairs):
+        story.connection(behind, isn=200 + number, tsval=5)
+    for journey in story.report().journeys:
+        if journey.verdict is Verdict.LOST:
+            assert journey.client is None
