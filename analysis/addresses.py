@@ -52,11 +52,6 @@ class Owner:
     name: str
     node: str | None = None
 
-    @property
-    def infrastructure(self) -> bool:
-        """Whether NAT inside the cluster or before it can have produced this address."""
-        return self.kind is not OwnerKind.EXTERNAL
-
 
 EXTERNAL = Owner(OwnerKind.EXTERNAL, "")
 
@@ -285,6 +280,11 @@ def _virtual(service: Service) -> tuple[str, ...]:
 def _is_service_lb(name: str, labels: dict[str, str]) -> bool:
     """Pods of a load balancer that runs inside the cluster (klipper-lb and its kin)."""
     return "svccontroller.k3s.cattle.io/svcname" in labels or name.startswith("svclb-")
+
+
+def every_interface(interface: str | None) -> bool:
+    """Whether a tap is called after tcpdump's pseudo interface, and so shows every interface of its node."""
+    return interface is not None and interface.split("-")[0] == "any"
 
 
 #: Taps whose packets are as they are on the wire in both directions. On a bridge or the host end of a veth a

@@ -14,7 +14,7 @@ from analysis.hops import Step
 from analysis.journeys import Connection, Trip
 from daemonset.observation import HttpHead
 
-SLACK = 2_000_000  # ns by which two taps of one node may disagree about order
+SLACK = 100_000  # ns by which two taps of one node may disagree about order
 
 
 class Told:

@@ -11,12 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from analysis.addresses import EXACT_TAPS, AddressBook, OwnerKind, Target
+from analysis.addresses import EXACT_TAPS, AddressBook, OwnerKind, Target, every_interface
 from analysis.legs import FourTuple, Leg, NatRecord, Sighting
 from daemonset.observation import Tap, TapKind, Tunnel
-
-#: The pseudo interface of tcpdump -i any.
-EVERY_INTERFACE = "any"
 
 INWARD = (TapKind.NIC, TapKind.TUNNEL, TapKind.BRIDGE, TapKind.VETH, TapKind.POD)
 OUTWARD = (TapKind.POD, TapKind.VETH, TapKind.BRIDGE, TapKind.TUNNEL, TapKind.NIC)
@@ -43,7 +40,7 @@ class Step:
     @property
     def everywhere(self) -> bool:
         """Whether the tap shows every interface of its node at once."""
-        return self.interface == EVERY_INTERFACE
+        return every_interface(self.interface)
 
     @property
     def asked(self) -> bool:

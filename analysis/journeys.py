@@ -7,7 +7,7 @@ moments of the balancer's own clock. Where more than one leg could be the one be
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -95,11 +95,33 @@ def select(legs: Iterable[Leg], taps: Sequence[Tap], book: AddressBook, facts: F
     selected = {id(trip) for trip in chosen}
     fronts = [trip for trip in trips if id(trip) not in selected and _ends_at_balancer(trip, book)]
     links = _tie(chosen, fronts, book, taps)
-    used = {id(link.trip) for link in links.values()}
     connections = tuple(Connection(trip, links.get(id(trip)), book.owner(trip.source)) for trip in chosen)
-    return Selection(
-        connections, tuple(trip for trip in fronts if id(trip) not in used), probes, tuple(trips)
+    return Selection(connections, _ended(fronts, connections), probes, tuple(trips))
+
+
+def _ended(fronts: list[Trip], connections: Sequence[Connection]) -> tuple[Trip, ...]:
+    """Legs into a balancer that nothing carries on.
+
+    Where it is only unknown which leg carries on which, those that were carried on are not told a second time.
+    """
+    used = {id(each.before.trip) for each in connections if each.before is not None}
+    untied = Counter(
+        each.trip.leg.first_bytes.digest
+        for each in connections
+        if each.before is None
+        and each.owner.kind is OwnerKind.BALANCER
+        and each.trip.leg.first_bytes is not None
     )
+    ended: list[Trip] = []
+    for front in fronts:
+        digest = front.leg.first_bytes.digest if front.leg.first_bytes is not None else 0
+        if id(front) in used:
+            continue
+        if untied[digest] > 0:
+            untied[digest] -= 1
+        else:
+            ended.append(front)
+    return tuple(ended)
 
 
 def _trips(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> Iterable[Trip]:

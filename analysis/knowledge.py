@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.addresses import AddressBook, OwnerKind, endpoint, integer
+from analysis.addresses import AddressBook, OwnerKind, endpoint, every_interface, integer
 from analysis.expectation import Expected, expected_at
 from analysis.facts import Facts
-from analysis.hops import EVERY_INTERFACE, Step
+from analysis.hops import Step
 from analysis.journeys import PROXY_PAYLOADS, Connection, Trip
 from analysis.recording import Recording
 from analysis.verdict import Header, Known, Silence
-from daemonset.observation import Payload, Tap, TapKind
+from daemonset.observation import Payload, TapKind
 
 REPEATED = 500_000_000  # ns between first and last attempt; the first SYN timeout is 1 s (RFC 6298 §2.1)
 POD_SIDE = frozenset({TapKind.BRIDGE, TapKind.VETH, TapKind.POD})
@@ -38,7 +38,7 @@ class Coverage:
         return cls(
             kinds={place: frozenset(found) for place, found in kinds.items()},
             lossy=frozenset(lossy),
-            whole=frozenset(tap.node for tap in recording.taps if tap.interface == EVERY_INTERFACE),
+            whole=frozenset(tap.node for tap in recording.taps if every_interface(tap.interface)),
             first_bytes="off" not in heads,
         )
 
@@ -57,11 +57,6 @@ def entry_step(steps: Sequence[Step]) -> Step | None:
     return next((step for step in reversed(steps) if step.frontend), None)
 
 
-def endpoint_steps(steps: Sequence[Step]) -> list[Step]:
-    """Steps whose destination is the endpoint."""
-    return [step for step in steps if step.at_endpoint]
-
-
 def learn(connection: Connection, coverage: Coverage, book: AddressBook, facts: Facts) -> Known:
     """All that the verdict asks for."""
     trip = connection.trip
@@ -75,7 +70,6 @@ def learn(connection: Connection, coverage: Coverage, book: AddressBook, facts: 
         silence=Silence.NONE if forwarded else _silence(connection, coverage, facts),
         replaced=bool(trip.changes),
         proxied=proxied,
-        proxied_certain=proxied,
         suspected=not trip.from_client_tap and book.suspected(trip.source),
         believed=_believed(connection),
         replaced_before=connection.before is not None and bool(connection.before.trip.changes),
@@ -237,8 +231,3 @@ def expectation(connection: Connection, entry: Step) -> Expected:
     if entry.target is None:
         return Expected.FORWARD
     return expected_at(entry.target, entry.place, entry.addresses.src, connection.owner)
-
-
-def watched_places(taps: Sequence[Tap]) -> set[str]:
-    """Names of places with at least one tap."""
-    return {tap.node for tap in taps}

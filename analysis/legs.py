@@ -24,7 +24,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from analysis.addresses import EXACT_TAPS
+from analysis.addresses import EXACT_TAPS, every_interface
 from analysis.recording import Recording, Rows
 from daemonset.observation import Head, Payload, TapKind, Tunnel
 
@@ -182,23 +182,10 @@ class LegStore:
         rows = self._database.execute(_SHAPES, [sample]).fetchall()
         return [Shape(key, count, tuple(legs)) for key, count, legs in rows]
 
-    def numbers(self) -> list[int]:
-        """The numbers of all legs."""
-        return [leg for (leg,) in self._database.execute("select leg from legs").fetchall()]
-
     def collect(self, numbers: Sequence[int]) -> list[Leg]:
         """These legs in full, in order of their first packet."""
         self._database.register("chosen", {"leg": np.array(numbers, dtype=np.int64)})
         return _collect(self._database, self._recording)
-
-
-def find_legs(recording: Recording, is_server: IsServer) -> list[Leg]:
-    """All legs of a recording in full, in order of their first packet."""
-    store = LegStore(recording, is_server)
-    try:
-        return store.collect(store.numbers())
-    finally:
-        store.close()
 
 
 def _columns(table: Rows) -> dict[str, Rows]:
@@ -218,7 +205,8 @@ def _load(database: duckdb.DuckDBPyConnection, recording: Recording) -> None:
         "node": np.array([nodes[tap.node] for tap in recording.taps], dtype=np.uint16),
         # Where one tap shows every interface, answers half translated are among what it shows.
         "exact": np.array(
-            [tap.kind in EXACT_TAPS and tap.interface != "any" for tap in recording.taps], dtype=bool
+            [tap.kind in EXACT_TAPS and not every_interface(tap.interface) for tap in recording.taps],
+            dtype=bool,
         ),
         "depth": np.array([_DEPTH.index(tap.kind) for tap in recording.taps], dtype=np.uint8),
     }

@@ -75,6 +75,8 @@ def _seen_by_app(outcome: Outcome, context: Context) -> str | None:
     trip = outcome.connection.trip
     if outcome.known.believed is False:
         return outcome.connection.told
+    if outcome.known.header is Header.TAKEN and outcome.known.replaced and outcome.known.believed is None:
+        return None
     if outcome.known.header is Header.TAKEN and trip.header is not None and trip.header.source:
         return trip.header.source.rpartition(":")[0].strip("[]")
     answered = trip.leg.answered or trip.leg.response is not None

@@ -57,7 +57,6 @@ class Known:
     silence: Silence = Silence.NONE
     replaced: bool = False  # the source address changed on the way
     proxied: bool = False  # the source is a balancer's own address
-    proxied_certain: bool = False  # ... known from facts or seen at the balancer
     believed: bool | None = None  # whether the server named the header's client to the application behind it
     suspected: bool = False  # the source behaves as a balancer would
     replaced_before: bool = False  # the source address changed before it reached the balancer
@@ -93,10 +92,9 @@ def judge(known: Known) -> Judgement:
     if known.replaced:
         return Judgement(Verdict.LOST, "high", "the source address was replaced on the way")
     if known.proxied:
-        sure = "high" if known.proxied_certain else "medium"
         return Judgement(
             Verdict.LOST,
-            sure,
+            "high",
             "the connection is the load balancer's own, and no PROXY header names the client",
         )
     if known.suspected:
