@@ -13,12 +13,14 @@ from dataclasses import replace
 import msgspec
 
 from analysis.addresses import AddressBook
-from analysis.belief import Told
+from analysis.asked import Asked
 from analysis.facts import Facts, Service
+from analysis.forgery import forgeries_of
 from analysis.journeys import Selection, learn_balancers, select
 from analysis.judging import Context, Judge
 from analysis.knowledge import Coverage
 from analysis.legs import Classify, LegStore, Shape
+from analysis.mismatch import Habits
 from analysis.recording import Recording
 from analysis.report import Capture, Journey, Path, Report, Summary, Verdict
 from analysis.telling import findings_of, journey_of, stranded
@@ -37,11 +39,12 @@ def analyze(
     *,
     service: str | None = None,
     title: str | None = None,
+    asked: Sequence[Asked] = (),
     limit: int = JOURNEYS_TOLD,
 ) -> Report:
     """Judge every connection of a recording to `service` (`namespace/name`), or to all that are external.
 
-    Raises UnknownServiceError.
+    `asked`: requests of our own with what was answered. Raises UnknownServiceError.
     """
     services = wanted_services(facts, service)
     book = AddressBook(facts, recording.topologies, services)
@@ -57,7 +60,8 @@ def analyze(
         legs = store.collect([number for shape in shapes for number in shape.sample])
     finally:
         store.close()
-    selection = select(legs, recording.taps, book, facts)
+    selection = select(legs, recording.taps, book, facts, asked)
+    context = replace(context, habits=Habits(selection.trips))
     journeys, weights = _judged(selection, shapes, context, whole)
     capture = _capture(recording, facts, selection)
     counts: Counter[str] = Counter()
@@ -73,6 +77,7 @@ def analyze(
         service=service,
         title=title,
         journeys_omitted=sum(weights.values()),
+        forgeries=forgeries_of(asked),
     )
 
 
@@ -115,13 +120,9 @@ def _judged(
     shape_of = {number: shape for shape in shapes for number in shape.sample}
     judge = Judge(context, {number: shape.key for number, shape in shape_of.items()})
     told: list[tuple[Journey, int]] = []
-    servers = Told(selection.trips)
-    for selected in selection.connections:
-        connection = selected
-        if selected.trip.header is not None:
-            connection = replace(selected, told=servers.client_of(selected))
+    for connection in selection.connections:
         shape = shape_of[connection.trip.leg.number]
-        first = connection.trip.leg.number == shape.sample[0]
+        first = connection.trip.leg.number == shape.sample[0] and connection.part == 0
         # Legs of one shape are journeys all or none, so the first of them stands for those left out.
         more = shape.count - len(shape.sample) if first else 0
         told.append((journey_of(judge.outcome(connection), context), more))

@@ -1,7 +1,8 @@
 """The catalogue of findings. A code is never used again for something else; a retired one stays, marked.
 
 1xx who replaced the source address · 2xx connections that reach nobody · 3xx PROXY protocol · 4xx how a
-connection went, worth knowing · 9xx what the capture could not see.
+connection went, worth knowing · 5xx forwarded headers, proxies' and applications' trust · 9xx what the capture could
+not see.
 """
 
 from __future__ import annotations
@@ -147,8 +148,8 @@ _ALL = (
     ),
     Definition(
         "SIP302", Severity.ERROR, "The server refuses connections that begin with a PROXY header",
-        "A PROXY header arrived and the server answered HTTP 400: consistent with a listener that does not expect "
-        "the PROXY protocol.",
+        "A PROXY header arrived, and the server answered HTTP 400 or closed the connection without a byte: consistent "
+        "with a listener that does not expect the PROXY protocol.",
         "Turn the PROXY protocol on at this listener, or off at the load balancer.",
     ),
     Definition(
@@ -177,6 +178,63 @@ _ALL = (
         "peer is a node, not the balancer: better set externalTrafficPolicy: Local than trust every node.",
     ),
     Definition(
+        "SIP307", Severity.ERROR, "The server closed the connection without a byte: a PROXY header may be missing",
+        "The client's request arrived without a PROXY header, and the server ended the connection before it had sent "
+        "anything: consistent with a listener that waits for a PROXY header. A server that crashes or refuses the "
+        "client for another reason looks the same.",
+        "Turn the PROXY protocol on at the load balancer, or off at this listener. nginx says 'broken header' in its "
+        "log where this is the cause (--ingress-log). Connections that never pass the load balancer (from inside the "
+        "cluster) never get a header.",
+    ),
+    Definition(
+        "SIP308", Severity.ERROR, "A TLS listener refuses connections that begin with a PROXY header",
+        "A PROXY header arrived in front of a TLS handshake, and the server answered HTTP 400 in the clear, a TLS "
+        "alert, or nothing: consistent with a TLS listener that does not expect the PROXY protocol.",
+        "Turn the PROXY protocol on at this listener (nginx: listen … ssl proxy_protocol), or off at the balancer.",
+    ),
+    Definition(
+        "SIP309", Severity.ERROR, "The server refuses this version of the PROXY protocol",
+        "The server refused a valid header of one version, and takes the other version from others.",
+        "Let the load balancer send the version that the server takes, or update the server.",
+    ),
+    Definition(
+        "SIP310", Severity.WARNING, "A PROXY header is split over segments",
+        "The first segment ends inside the header. The specification has senders write it at once; nginx, HAProxy and "
+        "lighttpd refuse a header that comes in parts.",
+        "Let the sender write the header in one piece; look for a proxy in between that cuts the stream anew. "
+        "`probe decode --receivers` tells who takes it.",
+    ),
+    Definition(
+        "SIP311", Severity.ERROR, "Two PROXY headers stand one after the other",
+        "Two load balancers in a row each put a header in front of the data. Servers take the first, which names the "
+        "balancer in between, and read the second as a broken request.",
+        "Let the second balancer accept the first one's header (HAProxy: accept-proxy) and send one of its own, or "
+        "let only one of them send.",
+    ),
+    Definition(
+        "SIP312", Severity.ERROR, "The server refuses the address family of the PROXY header",
+        "The header is valid, but of a family or transport (UDP, UNIX, UNSPEC) that servers do not all take.",
+        "Let the sender name TCP over IPv4 or IPv6; `probe decode --receivers` tells who takes what.",
+    ),
+    Definition(
+        "SIP313", Severity.WARNING, "The PROXY header names another source than the connection that it carries on",
+        "The connection in front of the load balancer is known by its TLS handshake, token or request id, and its "
+        "source is not what the header says.",
+        "Look at what translates addresses in front of the load balancer, or writes the header anew behind it.",
+    ),
+    Definition(
+        "SIP314", Severity.INFO, "A PROXY header in front of a request names nobody (LOCAL or UNKNOWN)",
+        "Such headers are meant for connections of the balancer itself, as its health checks are. The server takes "
+        "the balancer for the client.",
+        "Nothing to do for health checks. For clients' requests let the balancer send the PROXY command.",
+    ),
+    Definition(
+        "SIP315", Severity.INFO, "The PROXY header carries the client; policy Local is not needed for the address",
+        "The packets' source was replaced on the way to the endpoint, and the header in front of the data still names "
+        "the client.",
+        "Nothing to do. Local would save the extra hop, and the trust list could then hold the balancer alone.",
+    ),
+    Definition(
         "SIP401", Severity.INFO, "The connection was forwarded to another node",
         "The node that was asked forwarded the connection to an endpoint on another node.",
         "Policy Local avoids the extra hop.",
@@ -199,6 +257,54 @@ _ALL = (
         "The node has no ready endpoint left, only one that is shutting down and still serves (KEP-1669). Its health "
         "check already answers 503, so the load balancer is expected to stop sending.",
         "Nothing to do during a rollout. If it lasts, the load balancer ignores the health check.",
+    ),
+    Definition(
+        "SIP501", Severity.ERROR, "The application does not believe the ingress, and takes it for the client",
+        "The ingress named the client in a forwarded header. The application's server ignores such headers from this "
+        "peer and shows the ingress's address.",
+        "Let the server trust exactly the ingress: uvicorn --proxy-headers with --forwarded-allow-ips set to the "
+        "ingress pods' addresses or network (without quotes around it), gunicorn --forwarded-allow-ips, hypercorn's "
+        "ProxyFix.",
+    ),
+    Definition(
+        "SIP502", Severity.ERROR, "The ingress does not believe the load balancer's forwarded header",
+        "X-Forwarded-For names the client when it reaches the ingress. The ingress passes it on, but takes its peer, "
+        "the load balancer, for the client: its trust list does not hold that peer.",
+        "Add the balancer's addresses to the list: nginx set_real_ip_from with real_ip_header X-Forwarded-For, "
+        "ingress-nginx use-forwarded-headers with proxy-real-ip-cidr, Traefik forwardedHeaders.trustedIPs, Envoy "
+        "xff_num_trusted_hops.",
+    ),
+    Definition(
+        "SIP503", Severity.ERROR, "The ingress overwrote the forwarded header with its peer's address",
+        "X-Forwarded-For named the client when it reached the ingress, and no longer does behind it: the ingress wrote "
+        "its peer, the load balancer, in its place.",
+        "Trust the balancer at the ingress (see SIP502), or let the ingress append ($proxy_add_x_forwarded_for, "
+        "compute-full-forwarded-for).",
+    ),
+    Definition(
+        "SIP504", Severity.ERROR, "A forged forwarded header reaches the application as truth",
+        "The client wrote another address into a header of its own request, and a server behind it took that address "
+        "for the client's. Allowlists, rate limits and audit logs can be evaded so.",
+        "Trust forwarded headers from known proxies only: never 0.0.0.0/0 or '*', and let nobody else reach the "
+        "port of the server that trusts them.",
+    ),
+    Definition(
+        "SIP505", Severity.INFO, "A field of the request carries the client's address",
+        "The packets come from a proxy or were translated; X-Forwarded-For or a field like it names the client, and "
+        "the server behind believes it.",
+        "Nothing to do for the address. Take care that only the proxy can reach this port.",
+    ),
+    Definition(
+        "SIP506", Severity.INFO, "The client sent a forwarded header of its own, and nobody believed it",
+        "The request named a client already when it left the client. The servers behind it took the right address "
+        "nevertheless.",
+        "Nothing to do.",
+    ),
+    Definition(
+        "SIP508", Severity.INFO, "What the connection carries cannot be read",
+        "The requests are inside TLS or HTTP/2, so fields that name the client could not be looked at.",
+        "Capture behind the server that ends TLS too, give its log (--ingress-log), or send requests of your own "
+        "(--send), which are followed by the application's answer.",
     ),
     Definition(
         "SIP901", Severity.WARNING, "The kernel dropped packets before they were read",

@@ -1,8 +1,7 @@
-"""Legs → journeys: which legs are connections of the Service, and which leg before them they continue.
+"""Legs → journeys: which legs are connections of the Service, which legs before them they continue, whose they are.
 
-A balancer that makes connections of its own ends a leg. The next leg is tied to it by the strongest evidence
-there is: the PROXY header (it names the 4-tuple of the leg before), else the same first bytes in between two
-moments of the balancer's own clock. Where more than one leg could be the one before, none is taken.
+A balancer or proxy that makes connections of its own ends a leg (`relay` ties the two sides). Requests of different
+clients can share a connection of a proxy: then each client's are a journey of their own.
 """
 
 from __future__ import annotations
@@ -11,63 +10,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis.addresses import AddressBook, Owner, OwnerKind, Target, endpoint
+from analysis.addresses import AddressBook, OwnerKind, endpoint
+from analysis.asked import Asked
 from analysis.facts import Facts
-from analysis.hops import Change, Step, disputed, source_changes, walk
+from analysis.hops import disputed, source_changes, walk
 from analysis.legs import Leg, LegStore
+from analysis.onward import AskedBook, Onward, told_by
+from analysis.relay import Relay, Tie, chain_of
 from analysis.separate import separate
-from daemonset.observation import Payload, ProxyHeader, Tap, TapKind
+from analysis.trips import Connection, Link, Request, Trip, Word
+from daemonset.observation import Tap, TapKind
 
-PROXY_PAYLOADS = frozenset({Payload.PROXY_V1, Payload.PROXY_V2})
 KUBE_PROXY_HEALTHZ = 10256  # kube-proxy --healthz-bind-address
-RELAY_WINDOW = 5_000_000_000  # ns within which a balancer is taken to pass on a client's first bytes
 
-
-@dataclass(frozen=True, slots=True)
-class Trip:
-    """One leg with its path, and what is known of it as a connection to a Service."""
-
-    leg: Leg
-    steps: tuple[Step, ...]
-    changes: tuple[Change, ...]
-    mixed: bool
-    target: Target | None  # the way into the Service that the client asked for; None without facts
-    disputed: bool = False  # the kernel's NAT record says otherwise than the packets
-    part: int = 0  # which of the connections that share the leg's number
-
-    @property
-    def source(self) -> int:
-        """The source address where the leg was first seen."""
-        return self.steps[0].addresses.src
-
-    @property
-    def header(self) -> ProxyHeader | None:
-        """The first PROXY header in front of the data."""
-        first = self.leg.first_bytes
-        return first.head.proxy[0] if first and first.head and first.head.proxy else None
-
-    @property
-    def from_client_tap(self) -> bool:
-        """Whether the client itself was watched opening it."""
-        return self.steps[0].kind is TapKind.CLIENT
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """The leg before, and by what it was tied to this one."""
-
-    trip: Trip
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """One journey: a leg into the Service, with the leg before it where a balancer made a new one."""
-
-    trip: Trip
-    before: Link | None
-    owner: Owner  # of the source where the leg began
-    told: str | None = None  # whom the server named to the application behind it
+#: How the User-Agent of health checks of load balancers begins (AWS, Google Cloud, Azure, Envoy).
+CHECKERS = ("ELB-HealthChecker/", "GoogleHC/", "Load Balancer Agent", "Envoy/HC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,48 +37,120 @@ class Selection:
     trips: tuple[Trip, ...] = ()  # every leg with its path, journeys or not
 
 
-def select(legs: Iterable[Leg], taps: Sequence[Tap], book: AddressBook, facts: Facts) -> Selection:
-    """Choose the legs that are connections to the Service and tie them to the legs before."""
+def select(
+    legs: Iterable[Leg],
+    taps: Sequence[Tap],
+    book: AddressBook,
+    facts: Facts,
+    asked: Iterable[Asked] = (),
+) -> Selection:
+    """Choose the legs that are connections to the Service, tie them to the legs before, ask what was said after."""
     trips = [trip for leg in legs for trip in _trips(leg, taps, book)]
-    chosen: list[Trip] = []
-    probes = 0
-    for trip in trips:
-        if not _is_journey(trip, book, facts):
-            continue
-        if _is_probe(trip, book):
-            probes += 1
-        else:
-            chosen.append(trip)
-    selected = {id(trip) for trip in chosen}
+    candidates = [trip for trip in trips if _is_journey(trip, book, facts)]
+    selected = {id(trip) for trip in candidates}
     fronts = [trip for trip in trips if id(trip) not in selected and _ends_at_balancer(trip, book)]
-    links = _tie(chosen, fronts, book, taps)
-    connections = tuple(Connection(trip, links.get(id(trip)), book.owner(trip.source)) for trip in chosen)
-    return Selection(connections, _ended(fronts, connections), probes, tuple(trips))
+    backs = [trip for trip in [*candidates, *fronts] if _by_balancer(trip, book)]
+    relay = Relay(fronts, backs, taps)
+    chosen = [trip for trip in candidates if relay.ties(trip) or not _is_probe(trip, book)]
+    gather = _Gather(relay, Onward(trips, taps), AskedBook(asked), book)
+    connections = tuple(connection for trip in chosen for connection in gather.connections(trip))
+    ended = _ended(fronts, connections, book)
+    return Selection(connections, ended, len(candidates) - len(chosen), tuple(trips))
 
 
-def _ended(fronts: list[Trip], connections: Sequence[Connection]) -> tuple[Trip, ...]:
-    """Legs into a balancer that nothing carries on.
+#: The leg that requests came by, and the addresses that the endpoint then named.
+_Group = tuple[int, tuple[str, ...]]
+
+
+class _Gather:
+    """Puts together what belongs to the journeys of one leg."""
+
+    def __init__(self, relay: Relay, onward: Onward, asked: AskedBook, book: AddressBook) -> None:
+        self._relay = relay
+        self._onward = onward
+        self._asked = asked
+        self._book = book
+
+    def connections(self, trip: Trip) -> list[Connection]:
+        """The journeys of one leg: one for each client whose requests it carries, and each way they were taken."""
+        ties = self._relay.ties(trip)
+        groups: dict[_Group, list[Request]] = defaultdict(list)
+        spoken: dict[_Group, Word] = {}
+        by_front = {id(tie.front): tie for tie in ties}
+        for request in trip.requests:
+            word = self._onward.word(trip, request)
+            group = (_front(ties, request), word.addresses if word is not None else ())
+            groups[group].append(request)
+            if word is not None:
+                spoken.setdefault(group, word)
+        if not trip.requests:
+            tie = ties[0] if len(ties) == 1 else None
+            word = self._onward.word(trip, None)
+            return [self._connection(trip, tie, (), word, 0)]
+        return [
+            self._connection(trip, by_front.get(group[0]), tuple(requests), spoken.get(group), part)
+            for part, (group, requests) in enumerate(_merged(groups).items())
+        ]
+
+    def _connection(
+        self, trip: Trip, tie: Tie | None, requests: tuple[Request, ...], word: Word | None, part: int
+    ) -> Connection:
+        chain: tuple[Link, ...] = chain_of(tie, self._relay, self._book) if tie is not None else ()
+        asked = self._asked.of(chain[0].trip if chain else trip, requests)
+        owner = self._book.owner(trip.source)
+        return Connection(trip, chain, owner, requests, word, asked, told_by(asked), part)
+
+
+def _front(ties: Sequence[Tie], request: Request) -> int:
+    """The id of the leg that the request came by; 0 where that is not known."""
+    fronts = {
+        id(tie.front): tie.front for tie in ties if tie.requests is None or request.index in tie.requests
+    }
+    return next(iter(fronts)) if len(fronts) == 1 else 0
+
+
+def _merged(groups: dict[_Group, list[Request]]) -> dict[_Group, list[Request]]:
+    """Requests of which nothing was seen further on join those of the same client, if there is one kind of these."""
+    merged = {group: requests for group, requests in groups.items() if group[1]}
+    for (front, words), requests in groups.items():
+        if not words:
+            others = [group for group in merged if group[0] == front and group[1]]
+            group = others[0] if len(others) == 1 else (front, ())
+            merged[group] = sorted([*merged.get(group, []), *requests], key=lambda request: request.index)
+    return merged
+
+
+def _by_balancer(trip: Trip, book: AddressBook) -> bool:
+    return book.owner(trip.source).kind is OwnerKind.BALANCER
+
+
+def _ended(fronts: list[Trip], connections: Sequence[Connection], book: AddressBook) -> tuple[Trip, ...]:
+    """Legs of clients into a balancer that nothing carries on.
 
     Where it is only unknown which leg carries on which, those that were carried on are not told a second time.
     """
-    used = {id(each.before.trip) for each in connections if each.before is not None}
-    untied = Counter(
-        each.trip.leg.first_bytes.digest
-        for each in connections
-        if each.before is None
-        and each.owner.kind is OwnerKind.BALANCER
-        and each.trip.leg.first_bytes is not None
-    )
+    used = {id(link.trip) for each in connections for link in each.chain}
+    untied: Counter[object] = Counter()
+    for each in connections:
+        if not each.chain and each.owner.kind is OwnerKind.BALANCER:
+            untied.update(_marks(each.trip)[:1])
     ended: list[Trip] = []
     for front in fronts:
-        digest = front.leg.first_bytes.digest if front.leg.first_bytes is not None else 0
-        if id(front) in used:
+        if id(front) in used or _by_balancer(front, book):
             continue
-        if untied[digest] > 0:
-            untied[digest] -= 1
+        mark = next((mark for mark in _marks(front) if untied[mark] > 0), None)
+        if mark is not None:
+            untied[mark] -= 1
         else:
             ended.append(front)
     return tuple(ended)
+
+
+def _marks(trip: Trip) -> list[object]:
+    """By what a leg is known on both sides of a balancer."""
+    lines: list[object] = [request.line for request in trip.requests[:1]]
+    digests: list[object] = [trip.leg.first_bytes.digest] if trip.leg.first_bytes is not None else []
+    return lines or digests
 
 
 def _trips(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> Iterable[Trip]:
@@ -180,11 +209,19 @@ def _is_journey_without_facts(trip: Trip) -> bool:
 
 
 def _is_probe(trip: Trip, book: AddressBook) -> bool:
-    """A balancer's check: a bare connection, or a header that says LOCAL."""
-    if book.owner(trip.source).kind is not OwnerKind.BALANCER:
+    """Whether a connection that carries on no client's is a balancer's health check.
+
+    Balancers check by a bare connection, by a header that names nobody (LOCAL, UNKNOWN) or themselves (HAProxy's v1
+    checks), or by a request in their own name.
+    """
+    if not _by_balancer(trip, book):
         return False
     if trip.header is not None:
-        return trip.header.command == "LOCAL"
+        first = trip.steps[0].addresses
+        return trip.header.source in {None, endpoint(first.src, first.sport)}
+    if trip.requests:
+        agents = dict(trip.requests[0].head.fields).get("user-agent", "")
+        return agents.startswith(CHECKERS)
     return trip.leg.protocol == 6 and trip.leg.answered and trip.leg.first_bytes is None
 
 
@@ -192,69 +229,3 @@ def _ends_at_balancer(trip: Trip, book: AddressBook) -> bool:
     """Whether the leg is one into a balancer, from outside or out of the cluster."""
     last = trip.steps[-1]
     return trip.target is None and book.owner(last.addresses.dst).kind is OwnerKind.BALANCER
-
-
-def _tie(chosen: list[Trip], fronts: list[Trip], book: AddressBook, taps: Sequence[Tap]) -> dict[int, Link]:
-    """The leg before each leg that a balancer opened, by id of the later one."""
-    # The header names the client as the balancer saw it, after whatever was done to it before.
-    by_client = {
-        endpoint(trip.steps[-1].addresses.src, trip.steps[-1].addresses.sport): trip for trip in fronts
-    }
-    links: dict[int, Link] = {}
-    bare: list[Trip] = []
-    for trip in chosen:
-        if book.owner(trip.source).kind is not OwnerKind.BALANCER:
-            continue
-        if trip.header is None:
-            bare.append(trip)
-        elif front := by_client.get(trip.header.source or ""):
-            links[id(trip)] = Link(front, "PROXY header")
-    return links | _tie_by_order(fronts, bare, taps)
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    """A leg met the balancer: a client's came in, or one of its own went out."""
-
-    time: int  # ns by the balancer's clock
-    incoming: bool
-    trip: Trip
-
-
-def _tie_by_order(fronts: list[Trip], backs: list[Trip], taps: Sequence[Tap]) -> dict[int, Link]:
-    """Ties between legs with the same first bytes, where the order of events at the balancer alone decides."""
-    groups: dict[int, list[_Event]] = defaultdict(list)
-    for incoming, trips in ((True, fronts), (False, backs)):
-        for trip in trips:
-            times = [s.seen for s in trip.leg.sightings if taps[s.tap].kind is TapKind.LB]
-            if trip.leg.first_bytes is not None and times:
-                groups[trip.leg.first_bytes.digest].append(_Event(min(times), incoming, trip))
-    links: dict[int, Link] = {}
-    for events in groups.values():
-        links |= _certain_ties(sorted(events, key=lambda event: (event.time, not event.incoming)))
-    return links
-
-
-def _certain_ties(events: list[_Event]) -> dict[int, Link]:
-    """A leg that goes out carries on the one that waits, if exactly one waits.
-
-    While several wait nobody knows which of them a leg carries on, nor which are left; that lasts until none is.
-    """
-    links: dict[int, Link] = {}
-    waiting: list[_Event] = []
-    certain = True
-    for event in events:
-        waiting = [other for other in waiting if event.time - other.time <= RELAY_WINDOW]
-        certain = certain or not waiting
-        if event.incoming:
-            waiting.append(event)
-            continue
-        certain = certain and len(waiting) <= 1
-        if waiting:
-            front = waiting.pop(0)
-            if certain:
-                links[id(event.trip)] = Link(
-                    front.trip, "same first bytes, the only one in time at the balancer"
-                )
-        certain = certain or not waiting
-    return links

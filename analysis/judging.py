@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from analysis import paths
 from analysis.addresses import AddressBook, OwnerKind, TargetKind, text
 from analysis.blame import CODES, Blame, blame
+from analysis.disbelief import client_claims, disbelief
 from analysis.expectation import EXTERNAL_WAYS, Expected
 from analysis.facts import Facts, Policy
 from analysis.hops import Change
-from analysis.journeys import PROXY_PAYLOADS, Connection, Trip
 from analysis.knowledge import Coverage, entry_step, expectation, forged, learn
+from analysis.mismatch import Habits, mismatches
 from analysis.recording import Recording
 from analysis.report import Verdict
-from analysis.verdict import Header, Judgement, Known, Silence, judge
+from analysis.trips import PROXY_PAYLOADS, Connection, Trip
+from analysis.verdict import Carried, Header, Judgement, Known, Named, Silence, judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Context:
     facts: Facts
     book: AddressBook
     coverage: Coverage
+    habits: Habits = field(default_factory=lambda: Habits(()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +73,14 @@ class Judge:
         first = trip.leg.first_bytes
         named = first is not None and first.payload in PROXY_PAYLOADS
         ranged = trip.target is not None and bool(trip.target.service.source_ranges)
-        particular = trip.leg.number if named or ranged or trip.mixed else None
-        before = connection.before.trip if connection.before else None
+        heard = connection.last_word is not None or bool(connection.claims) or trip.unreadable is not None
+        alone = named or ranged or heard or trip.mixed or bool(connection.chain)
         return (
             self._shapes.get(trip.leg.number),
             trip.part,
-            particular,
+            (trip.leg.number, connection.part) if alone else None,
+            trip.leg.stream.closed_unanswered,
             self._signature(trip),
-            self._signature(before) if before else None,
         )
 
     def _signature(self, trip: Trip) -> object:
@@ -101,17 +104,19 @@ class Judge:
 
 
 def changes_of(connection: Connection) -> tuple[Change, ...]:
-    """Every change of the source address, of the leg before the balancer first."""
-    before = connection.before.trip.changes if connection.before else ()
-    return before + connection.trip.changes
+    """Every change of the source address, on the client's own leg first."""
+    return tuple(change for trip in _trips(connection) for change in trip.changes)
+
+
+def _trips(connection: Connection) -> tuple[Trip, ...]:
+    return (*(link.trip for link in connection.chain), connection.trip)
 
 
 def _judge(connection: Connection, context: Context) -> Outcome:
     known = learn(connection, context.coverage, context.book, context.facts)
-    trips = [connection.before.trip] if connection.before else []
     blames = tuple(
         blame(change, trip.steps, context.book, context.facts)
-        for trip in [*trips, connection.trip]
+        for trip in _trips(connection)
         for change in trip.changes
     )
     judgement = judge(known)
@@ -125,20 +130,35 @@ def _codes(
 ) -> tuple[str, ...]:
     """The findings of one journey, the cause of the verdict first."""
     trip = connection.trip
-    codes = [CODES[entry.mechanism] for entry in blames]
-    if known.header is Header.TAKEN and not known.replaced_before:
-        # Below a header that carries the client, a replaced packet source does no harm.
-        codes = ["SIP306"] if known.believed is False else ["SIP301"]
-    elif judgement.verdict is Verdict.LOST and known.proxied:
-        codes.insert(0, _balancer_code(connection))
+    codes = _cause_codes(connection, known, judgement, blames)
     codes += _header_codes(connection, known)
+    codes += mismatches(connection, context.habits)
     codes += _reach_codes(connection, known)
     codes += _way_codes(trip, known, judgement, context)
+    codes += _reading_codes(connection, known, judgement)
     if trip.disputed:
         codes.append("SIP904")
     if known.mixed:
         codes.append("SIP905")
     return tuple(dict.fromkeys(codes))
+
+
+def _cause_codes(
+    connection: Connection, known: Known, judgement: Judgement, blames: Sequence[Blame]
+) -> list[str]:
+    """What became of the address, and through whom; the cause of the verdict first."""
+    replaced = [CODES[entry.mechanism] for entry in blames]
+    if known.named is Named.OTHER:
+        by_packets = [*([_balancer_code(connection)] if known.proxied else []), *replaced]
+        return disbelief(connection, known) or by_packets
+    if known.header is Header.TAKEN and not known.replaced_before:
+        # Below a header that carries the client, a replaced packet source does no harm.
+        return ["SIP301", "SIP315"] if known.replaced else ["SIP301"]
+    if judgement.verdict is Verdict.PRESERVED and (known.proxied or known.replaced or known.replaced_before):
+        return ["SIP505"]
+    if judgement.verdict is Verdict.LOST and known.proxied:
+        return [_balancer_code(connection), *replaced]
+    return replaced
 
 
 def _balancer_code(connection: Connection) -> str:
@@ -149,15 +169,22 @@ def _balancer_code(connection: Connection) -> str:
 
 
 def _header_codes(connection: Connection, known: Known) -> list[str]:
-    match known.header:
-        case Header.REFUSED:
-            return ["SIP302"]
-        case Header.BROKEN:
-            return ["SIP303"]
-        case Header.FORGEABLE:
-            return ["SIP305" if forged(connection) else "SIP304"]
-        case _:
-            return []
+    if known.header is Header.FORGEABLE:
+        return ["SIP305" if forged(connection) else "SIP304"]
+    return []
+
+
+def _reading_codes(connection: Connection, known: Known, judgement: Judgement) -> list[str]:
+    """What the requests showed besides, or did not show."""
+    codes = []
+    if client_claims(connection) and known.named is Named.CLIENT:
+        codes.append("SIP506")
+    hidden = connection.trip.unreadable
+    decisive = known.carried is Carried.HIDDEN and known.header is Header.ABSENT
+    decisive = decisive and judgement.verdict is Verdict.INCONCLUSIVE
+    if hidden == "HTTP/2" or (hidden is not None and decisive):
+        codes.append("SIP508")
+    return codes
 
 
 def _reach_codes(connection: Connection, known: Known) -> list[str]:

@@ -6,16 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.addresses import AddressBook, OwnerKind, endpoint, every_interface, integer
+from analysis.claims import address_in
 from analysis.expectation import Expected, expected_at
 from analysis.facts import Facts
 from analysis.hops import Step
-from analysis.journeys import PROXY_PAYLOADS, Connection, Trip
+from analysis.mismatch import Reaction, reaction
 from analysis.recording import Recording
-from analysis.verdict import Header, Known, Silence
-from daemonset.observation import Payload, TapKind
+from analysis.relay import BY_HEADER, BY_HELLO, BY_ORDER
+from analysis.trips import PROXY_PAYLOADS, Connection, Trip
+from analysis.verdict import Carried, Header, Known, Named, Silence, Speaker
+from daemonset.observation import TapKind
 
 REPEATED = 500_000_000  # ns between first and last attempt; the first SYN timeout is 1 s (RFC 6298 §2.1)
 POD_SIDE = frozenset({TapKind.BRIDGE, TapKind.VETH, TapKind.POD})
+
+
+_SPEAKERS = {"http-header": Speaker.SERVER, "app": Speaker.APPLICATION, "log": Speaker.LOG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +68,102 @@ def learn(connection: Connection, coverage: Coverage, book: AddressBook, facts: 
     trip = connection.trip
     forwarded = _forwarded(trip, facts)
     proxied = connection.owner.kind is OwnerKind.BALANCER and not trip.from_client_tap
+    header = header_of(connection, coverage, book)
+    certain = _origin_certain(connection, coverage, facts)
+    client = true_client(connection, header, certain, book)
+    replaced_before = any(link.trip.changes for link in connection.chain)
+    altered = proxied or bool(trip.changes) or replaced_before
     return Known(
         mixed=trip.mixed,
-        header=header_of(connection, coverage, book),
+        header=header,
         forwarded=forwarded,
         rejected=bool(trip.leg.refusals) and not trip.leg.answered,
         silence=Silence.NONE if forwarded else _silence(connection, coverage, facts),
         replaced=bool(trip.changes),
         proxied=proxied,
-        suspected=not trip.from_client_tap and book.suspected(trip.source),
-        believed=_believed(connection),
-        replaced_before=connection.before is not None and bool(connection.before.trip.changes),
-        origin_certain=_origin_certain(connection, coverage, facts),
+        named=_named(connection, client, book),
+        speaker=_SPEAKERS[connection.last_word.point if connection.last_word else "http-header"],
+        carried=_carried(connection, client) if altered else Carried.NO,
+        suspected=not trip.from_client_tap
+        and (book.suspected(trip.source) or _speaks_for_others(connection)),
+        replaced_before=replaced_before,
+        origin_certain=certain,
         delivered=delivered(trip, book, facts),
     )
+
+
+def true_client(
+    connection: Connection, header: Header, origin_certain: bool, book: AddressBook
+) -> int | None:
+    """The address of the client itself, where there is proof of it; None where there is none."""
+    trip = connection.trip
+    if connection.chain:
+        first = connection.chain[0].trip
+        return first.source if book.owner(first.source).kind is not OwnerKind.BALANCER else None
+    if connection.owner.kind is OwnerKind.BALANCER and not trip.from_client_tap:
+        if header is Header.TAKEN:
+            return client_named(trip, book)
+        return _own_address(connection)
+    if trip.header is not None and not trip.from_client_tap:
+        return None  # its sender may be a balancer that nobody told us of
+    if _speaks_for_others(connection) or (not trip.from_client_tap and book.suspected(trip.source)):
+        return None
+    return trip.source if origin_certain else None
+
+
+def client_named(trip: Trip, book: AddressBook) -> int | None:
+    """The client that the PROXY headers name: of several, the first that is not a balancer in between."""
+    for header in trip.headers:
+        named = address_in(header.source) if header.source is not None else None
+        if named is None or book.owner(named).kind is not OwnerKind.BALANCER:
+            return named
+    return None
+
+
+def _own_address(connection: Connection) -> int | None:
+    """The address of the client's own socket, as it told us itself."""
+    return address_in(connection.asked.source) if connection.asked is not None else None
+
+
+def _speaks_for_others(connection: Connection) -> bool:
+    """Whether an outsider names other clients in its requests, as a proxy does that nobody told us of."""
+    if connection.trip.from_client_tap or connection.asked is not None or connection.chain:
+        return False
+    return connection.owner.kind is OwnerKind.EXTERNAL and bool(connection.claims)
+
+
+def _named(connection: Connection, client: int | None, book: AddressBook) -> Named:
+    """The last server's word about the client, held against the client."""
+    word = connection.last_word
+    found = {address_in(named) for named in word.addresses} if word is not None else set()
+    named = {address for address in found if address is not None}
+    if not named:
+        return Named.NOBODY
+    if client is not None and client in named:
+        return Named.CLIENT
+    kinds = {book.owner(address).kind for address in named}
+    if kinds <= {OwnerKind.BALANCER} and connection.owner.kind is OwnerKind.BALANCER:
+        return Named.OTHER
+    if client is None:
+        return Named.UNSURE
+    # What the client calls its own address may have been translated before anybody watched.
+    self_told = not connection.chain and connection.owner.kind is OwnerKind.BALANCER
+    if self_told and client == _own_address(connection) and OwnerKind.EXTERNAL in kinds:
+        return Named.UNSURE
+    return Named.OTHER
+
+
+def _carried(connection: Connection, client: int | None) -> Carried:
+    """Whether the requests themselves can carry the client's address although the packets do not."""
+    trip = connection.trip
+    balancer = connection.owner.kind is OwnerKind.BALANCER
+    if not connection.requests and trip.unreadable is not None:
+        untouched = any(link.by in {BY_HELLO, BY_ORDER, BY_HEADER} for link in connection.chain[-1:])
+        return Carried.HIDDEN if balancer and not untouched else Carried.NO
+    claimed = frozenset(address for claims in connection.claims for address in claims.addresses)
+    if client is not None:
+        return Carried.CLIENT if client in claimed else Carried.NO
+    return Carried.SOMEBODY if claimed and (balancer or _speaks_for_others(connection)) else Carried.NO
 
 
 def header_of(connection: Connection, coverage: Coverage, book: AddressBook) -> Header:
@@ -91,35 +179,21 @@ def header_of(connection: Connection, coverage: Coverage, book: AddressBook) -> 
         return Header.ABSENT
     if trip.header is None:
         broken = first.head is not None and first.head.proxy_error is not None
-        return Header.BROKEN if broken else Header.UNKNOWN
+        return Header.BROKEN if broken else Header.CUT
     if trip.header.source is None or trip.header.command != "PROXY":
         return Header.NO_CLIENT
     return _taken(connection, trip, book)
 
 
 def _taken(connection: Connection, trip: Trip, book: AddressBook) -> Header:
-    response = trip.leg.response
-    if response is None:
-        return Header.UNANSWERED
-    if response.payload is not Payload.HTTP_RESPONSE:
-        return Header.UNANSWERED
-    start = response.head.http.start if response.head and response.head.http else ""
-    if " 400" in start[:13]:
+    did = reaction(trip)
+    if did.refused:
         return Header.REFUSED
+    if did is Reaction.UNSEEN:
+        return Header.UNANSWERED
     if not sender_trusted(connection):
         return Header.FORGEABLE
-    return Header.TAKEN if connection.before is not None or _can_be_client(trip, book) else Header.TRANSLATED
-
-
-def _believed(connection: Connection) -> bool | None:
-    """Whether the server passed on the address of the header; None where that was not seen."""
-    header = connection.trip.header
-    if connection.told is None or header is None or header.source is None:
-        return None
-    try:
-        return integer(connection.told) == integer(header.source.rpartition(":")[0].strip("[]"))
-    except ValueError:  # the server named something that is no address
-        return False
+    return Header.TAKEN if connection.chain or _can_be_client(trip, book) else Header.TRANSLATED
 
 
 def _can_be_client(trip: Trip, book: AddressBook) -> bool:
@@ -135,7 +209,7 @@ def _can_be_client(trip: Trip, book: AddressBook) -> bool:
 
 def sender_trusted(connection: Connection) -> bool:
     """Whether the header's sender is shown to be a balancer, or to carry on a connection that was seen."""
-    return connection.before is not None or connection.owner.kind is OwnerKind.BALANCER
+    return bool(connection.chain) or connection.owner.kind is OwnerKind.BALANCER
 
 
 def forged(connection: Connection) -> bool:

@@ -26,6 +26,7 @@ import numpy as np
 
 from analysis.addresses import EXACT_TAPS, every_interface
 from analysis.recording import Recording, Rows
+from analysis.streams import SILENT, Stream, collect_streams
 from daemonset.observation import Head, Payload, TapKind, Tunnel
 
 #: Kinds of taps from the client inwards; of several readings of one segment the innermost counts.
@@ -125,6 +126,7 @@ class Leg:
     response: FirstBytes | None = None
     refusals: list[Refusal] = field(default_factory=list)
     answered: bool = False
+    stream: Stream = SILENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -506,6 +508,8 @@ def _collect(database: duckdb.DuckDBPyConnection, recording: Recording) -> list[
         "select leg, record from translations join chosen using (leg) order by record"
     ).fetchall():
         _translation(legs[leg], recording, record)
+    for number, stream in collect_streams(database, recording.heads).items():
+        legs[number].stream = stream
     return list(legs.values())
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import msgspec
+
 from analysis.addresses import AddressBook, OwnerKind, TargetKind, endpoint
 from analysis.blame import Blame
+from analysis.claims import address_in
 from analysis.hops import Step
-from analysis.journeys import Connection, Trip
 from analysis.knowledge import entry_step
 from analysis.report import CrossNode, Hop, ProxyProtocol, Snat
+from analysis.trips import Connection, Trip, Word
 from daemonset.observation import Tap, TapKind, Topology, Tunnel
 
 _VIA = {
@@ -52,34 +55,77 @@ def destination_text(step: Step) -> str:
 
 
 def hops(connection: Connection, taps: Sequence[Tap], book: AddressBook) -> tuple[Hop, ...]:
-    """The hops of a journey, the leg before a balancer first."""
+    """The hops of a journey: the client's own leg first, then what the servers said."""
     result: list[Hop] = []
-    trips = ([connection.before.trip] if connection.before else []) + [connection.trip]
+    trips = (*(link.trip for link in connection.chain), connection.trip)
     for leg, trip in enumerate(trips):
-        result.extend(_leg_hops(trip, leg, book))
-    header = connection.trip.header
-    first = connection.trip.leg.first_bytes
-    if header is not None and header.source is not None and first is not None:
-        tap = taps[first.tap]
-        result.append(
-            Hop(
-                node=tap.node,
-                point="proxy-header",
-                interface=tap.interface,
-                source=header.source,
-                destination=header.destination or "",
-                changed=(),
-                evidence="header",
-                time=first.time / 1e9,
-                leg=len(trips) - 1,
-                note=f"PROXY v{header.version}",
-                tap=str(tap.kind),
-            )
-        )
+        ties = [link.by for link in connection.chain]
+        result.extend(_leg_hops(trip, leg, book, f"tied by {ties[leg - 1]}" if leg else None))
+    result.extend(_header_hops(connection.trip, len(trips) - 1, taps))
+    result.extend(_word_hops(connection, len(trips), book))
     return tuple(result)
 
 
-def _leg_hops(trip: Trip, leg: int, book: AddressBook) -> list[Hop]:
+def _header_hops(trip: Trip, leg: int, taps: Sequence[Tap]) -> list[Hop]:
+    """What the PROXY headers said, in the order in which they stand."""
+    first = trip.leg.first_bytes
+    if first is None:
+        return []
+    tap = taps[first.tap]
+    return [
+        Hop(
+            node=tap.node,
+            point="proxy-header",
+            interface=tap.interface,
+            source=header.source,
+            destination=header.destination or "",
+            changed=(),
+            evidence="header",
+            time=first.time / 1e9,
+            leg=leg,
+            note=f"PROXY v{header.version}",
+            tap=str(tap.kind),
+        )
+        for header in trip.headers
+        if header.source is not None
+    ]
+
+
+def _word_hops(connection: Connection, leg: int, book: AddressBook) -> list[Hop]:
+    """The connection of the server to the one behind it, whom it named there, and whom that one took for its client."""
+    result: list[Hop] = []
+    word = connection.word
+    if word is not None:
+        if word.onward is not None:
+            opened = _leg_hops(word.onward, leg, book, f"tied by {word.by}")
+            # The one who asks here is the server, not the client of the journey.
+            result.extend(
+                msgspec.structs.replace(hop, point="pod") if hop.point == "client" else hop for hop in opened
+            )
+        result.append(_word_hop(word, leg, result, "header"))
+    if connection.told is not None:
+        result.append(_word_hop(connection.told, leg, result, "log"))
+    return result
+
+
+def _word_hop(word: Word, leg: int, before: Sequence[Hop], evidence: str) -> Hop:
+    """The addresses of fields come without a port: 0."""
+    address = address_in(word.addresses[0])
+    return Hop(
+        node=word.place or (before[-1].node if before else None),
+        point=word.point,
+        interface=None,
+        source=endpoint(address, 0) if address is not None else word.addresses[0],
+        destination=before[-1].destination if before else "",
+        changed=(),
+        evidence=evidence,
+        time=word.time / 1e9,
+        leg=leg,
+        note=f"by {word.by}",
+    )
+
+
+def _leg_hops(trip: Trip, leg: int, book: AddressBook, tie: str | None = None) -> list[Hop]:
     result: list[Hop] = []
     previous: Step | None = None
     for step in trip.steps:
@@ -100,7 +146,7 @@ def _leg_hops(trip: Trip, leg: int, book: AddressBook) -> list[Hop]:
                 evidence="conntrack" if step.kind is None else "packet",
                 time=step.time / 1e9,
                 leg=leg,
-                note=_VIA.get(step.tunnel),
+                note=_VIA.get(step.tunnel) or (tie if previous is None else None),
                 tap=str(step.kind) if step.kind else None,
             )
         )

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from analysis import paths
 from analysis.addresses import PROTOCOL_NAMES, PROTOCOLS, text
 from analysis.blame import Mechanism
+from analysis.claims import address_in
 from analysis.findings import CATALOGUE
-from analysis.journeys import Connection, Trip
 from analysis.judging import Context, Outcome
 from analysis.knowledge import delivered
+from analysis.mismatch import Reaction, reaction
 from analysis.recording import Recording
 from analysis.report import Capture, Client, Finding, Hop, Journey, Severity, Snat, Verdict
-from analysis.verdict import Header
+from analysis.trips import Connection, Trip, Word
+from analysis.verdict import Carried, Header
 
 EVIDENCE_SHOWN = 5  # examples under one finding; the journeys themselves hold the rest
 
@@ -52,50 +54,59 @@ def _confidence(outcome: Outcome) -> str:
 
 def _client(outcome: Outcome) -> Client | None:
     """The client as far back as evidence goes; nobody where only a balancer's own address is known."""
-    connection = outcome.connection
-    if connection.before is not None:
-        first = connection.before.trip.steps[0].addresses
+    connection, known = outcome.connection, outcome.known
+    if connection.chain:
+        first = connection.chain[0].trip.steps[0].addresses
         return Client(text(first.src), first.sport)
-    header = connection.trip.header
-    if (
-        header is not None
-        and header.source
-        and outcome.known.header not in {Header.FORGEABLE, Header.TRANSLATED}
-    ):
-        address, _, port = header.source.rpartition(":")
+    named = [header.source for header in connection.trip.headers if header.source]
+    if named and known.header not in {Header.FORGEABLE, Header.TRANSLATED}:
+        address, _, port = named[-1].rpartition(":")
         return Client(address.strip("[]"), int(port)) if port.isdigit() else None
-    if outcome.known.proxied or not outcome.known.origin_certain:
+    if known.proxied or not known.origin_certain:
         return None
     first = connection.trip.steps[0].addresses
     return Client(text(first.src), first.sport)
 
 
 def _seen_by_app(outcome: Outcome, context: Context) -> str | None:
-    """The address that the endpoint took for its client's, where it accepted the connection."""
-    trip = outcome.connection.trip
-    if outcome.known.believed is False:
-        return outcome.connection.told
-    if outcome.known.header is Header.TAKEN and outcome.known.replaced and outcome.known.believed is None:
+    """The address that the last server that is known of took for its client's."""
+    connection, known = outcome.connection, outcome.known
+    trip, word = connection.trip, connection.last_word
+    if word is not None:
+        return _named(word, connection)
+    if known.header is Header.REFUSED or reaction(trip) is Reaction.CLOSED:
         return None
-    if outcome.known.header is Header.TAKEN and trip.header is not None and trip.header.source:
+    if known.header is Header.TAKEN and known.replaced:
+        return None
+    if known.header is Header.TAKEN and trip.header is not None and trip.header.source:
         return trip.header.source.rpartition(":")[0].strip("[]")
     answered = trip.leg.answered or trip.leg.response is not None
-    if not answered or not delivered(trip, context.book, context.facts):
+    if known.carried is not Carried.NO or not answered or not delivered(trip, context.book, context.facts):
         return None
     return text(trip.steps[-1].addresses.src)
+
+
+def _named(word: Word, connection: Connection) -> str:
+    """One of the addresses of the word: the client's where it is among them."""
+    client = connection.chain[0].trip.source if connection.chain else connection.trip.source
+    for address in word.addresses:
+        if address_in(address) == client:
+            return address
+    return word.addresses[0]
 
 
 def _hidden_snat(outcome: Outcome) -> tuple[Snat, ...]:
     """The replacement that a balancer's own connection amounts to."""
     connection = outcome.connection
-    if not outcome.known.proxied or outcome.judgement.verdict is not Verdict.LOST:
-        return ()
-    before = connection.before.trip.steps[0] if connection.before else None
+    spared = outcome.judgement.verdict is not Verdict.LOST or outcome.known.header is Header.TAKEN
+    if not outcome.known.proxied or spared or outcome.known.carried is Carried.CLIENT:
+        return ()  # the balancer passed the client's address on in its own way
+    before = connection.chain[0].trip.steps[0] if connection.chain else None
     first = connection.trip.steps[0]
     mechanism = "load balancer (a connection of its own, or SNAT)"
     if connection.owner.node:
         mechanism = str(Mechanism.SERVICE_LB)
-    elif connection.before is not None:
+    elif connection.chain:
         mechanism = "load balancer opened a connection of its own"
     return (
         Snat(
@@ -118,7 +129,7 @@ def _endpoint(trip: Trip, context: Context) -> str | None:
 def stranded(trip: Trip, context: Context) -> Journey:
     """A client's connection to a balancer to which nothing behind it could be tied."""
     first = trip.steps[0].addresses
-    connection = Connection(trip, None, context.book.owner(trip.source))
+    connection = Connection(trip, (), context.book.owner(trip.source))
     return Journey(
         id="",
         protocol=PROTOCOL_NAMES.get(trip.leg.protocol, str(trip.leg.protocol)),

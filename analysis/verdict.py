@@ -4,14 +4,15 @@ A wrong verdict is the worst thing this program can do, so each conclusion asks 
 rests on, and anything that could be explained by a packet that was not seen is inconclusive. The cases, in order:
 
 1. Packets of two connections cannot be told apart: inconclusive.
-2. The address was replaced on the way to a balancer: lost. Else a PROXY header that names the client: preserved
+2. A server further on was heard to name its client, and the client is known: preserved if it is the same, else lost.
+3. The address was replaced on the way to a balancer: lost. Else a PROXY header that names the client: preserved
    when the server is seen to take it from a known balancer; otherwise inconclusive.
-3. Nothing was forwarded: rejected or refused is inconclusive (no application, no address); silence is blackholed
+4. Nothing was forwarded: rejected or refused is inconclusive (no application, no address); silence is blackholed
    only if the client was seen to repeat itself, nothing left the node, and the facts call for a drop.
-4. The first bytes are unknown although they could have been a PROXY header: inconclusive.
-5. The source was replaced, or is a balancer's: lost.
-6. The same source from a certain origin to the endpoint: preserved.
-7. Anything else: inconclusive, naming what is missing.
+5. The first bytes are unknown although they could have been a PROXY header: inconclusive.
+6. The source was replaced, or is a balancer's: lost, unless the request itself can carry the client's address.
+7. The same source from a certain origin to the endpoint: preserved.
+8. Anything else: inconclusive, naming what is missing.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Header(enum.Enum):
     FORGEABLE = "it names somebody, the server took it, and its sender is not known to be a balancer"
     NO_CLIENT = "it names nobody (LOCAL or UNKNOWN)"
     BROKEN = "it begins like one and is not a valid one"
+    CUT = "it begins like one, and the first segment ends before it does"
 
 
 class Silence(enum.Enum):
@@ -44,6 +46,32 @@ class Silence(enum.Enum):
     UNEXPLAINED = "repeated, unanswered, not forwarded; the facts do not call for a drop"
     TOO_SHORT = "asked once and not seen again"
     BLIND = "a place where it could have gone on was not watched"
+
+
+class Named(enum.Enum):
+    """Whom the last server that was heard took for the client."""
+
+    NOBODY = "nothing was heard"
+    CLIENT = "the client"
+    OTHER = "somebody else"
+    UNSURE = "an address of which it is not known whether it is the client's"
+
+
+class Speaker(enum.Enum):
+    """Who named the client."""
+
+    SERVER = "the endpoint, to the server behind it"
+    APPLICATION = "the application, in its answer"
+    LOG = "a server, in its log"
+
+
+class Carried(enum.Enum):
+    """Whether the requests themselves can carry the client's address, when the packets do not."""
+
+    NO = "they do not name the client"
+    CLIENT = "a field names the client"
+    SOMEBODY = "a field names somebody, and who the client is, is not known"
+    HIDDEN = "they could not be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +85,9 @@ class Known:
     silence: Silence = Silence.NONE
     replaced: bool = False  # the source address changed on the way
     proxied: bool = False  # the source is a balancer's own address
-    believed: bool | None = None  # whether the server named the header's client to the application behind it
+    named: Named = Named.NOBODY
+    speaker: Speaker = Speaker.SERVER
+    carried: Carried = Carried.NO
     suspected: bool = False  # the source behaves as a balancer would
     replaced_before: bool = False  # the source address changed before it reached the balancer
     origin_certain: bool = True
@@ -77,10 +107,10 @@ def judge(known: Known) -> Judgement:
     """The verdict for what is known; see the numbered cases of this module."""
     if known.mixed:
         return _unsure("packets of another connection with the same sequence number cannot be told apart")
-    if known.replaced_before:
-        return Judgement(
-            Verdict.LOST, "high", "the source address was replaced before the load balancer saw it"
-        )
+    if known.named in {Named.CLIENT, Named.OTHER}:
+        return _heard(known)
+    if known.replaced_before and known.carried is Carried.NO:
+        return _REPLACED_BEFORE
     if known.header is Header.TAKEN:
         return _taken(known)
     if known.header in _HEADER_CASES:
@@ -89,17 +119,33 @@ def judge(known: Known) -> Judgement:
         return _not_forwarded(known)
     if known.header is Header.UNKNOWN:
         return _unsure("the client's first bytes were not seen, so a PROXY header cannot be excluded")
+    if known.carried in _CARRIED_CASES:
+        return _CARRIED_CASES[known.carried]
+    return _by_packets(known)
+
+
+def _heard(known: Known) -> Judgement:
+    """A server further on said whom it takes for the client, and the client is known."""
+    if known.named is Named.CLIENT:
+        return Judgement(Verdict.PRESERVED, "high", f"{_SPEAKERS[known.speaker]} the client's own address")
+    if known.header is Header.ABSENT and known.carried is Carried.NO and (known.replaced or known.proxied):
+        return _by_packets(known)
+    return Judgement(Verdict.LOST, "high", f"{_SPEAKERS[known.speaker]} another address than the client's")
+
+
+def _by_packets(known: Known) -> Judgement:
+    """Nothing but the packets speaks of the client."""
     if known.replaced:
         return Judgement(Verdict.LOST, "high", "the source address was replaced on the way")
     if known.proxied:
         return Judgement(
             Verdict.LOST,
             "high",
-            "the connection is the load balancer's own, and no PROXY header names the client",
+            "the connection is the load balancer's own, and nothing in it names the client",
         )
     if known.suspected:
         return _unsure(
-            "the source also asks the nodes' health-check ports and may be an unknown load balancer"
+            "the source asks health-check ports or names other clients, as an unknown load balancer or proxy would"
         )
     if not known.origin_certain:
         return _unsure(
@@ -116,20 +162,15 @@ def _unsure(reason: str) -> Judgement:
 
 def _taken(known: Known) -> Judgement:
     """A server may take a header and still not believe it; from a translated peer that is likely."""
-    if known.believed is False:
-        return Judgement(
-            Verdict.LOST,
-            "high",
-            "the server took the PROXY header and named another address to the application",
-        )
-    if known.believed is None and known.replaced:
+    if known.replaced:
         return _unsure(
             "a PROXY header carries the client's address, its sender's was replaced on the way, and whether the server "
             "believes a header from there was not seen"
         )
-    sure = "high" if known.believed else "medium"
     return Judgement(
-        Verdict.PRESERVED, sure, "a PROXY header carries the client's address to the server, which took it"
+        Verdict.PRESERVED,
+        "medium",
+        "a PROXY header carries the client's address to the server, which took it",
     )
 
 
@@ -138,6 +179,30 @@ def _not_forwarded(known: Known) -> Judgement:
         return _unsure("the connection was rejected before any application could see an address")
     return _SILENCE_CASES[known.silence]
 
+
+_SPEAKERS = {
+    Speaker.SERVER: "the server named to the application behind it",
+    Speaker.APPLICATION: "the application took for its client's",
+    Speaker.LOG: "the server wrote into its log",
+}
+
+_REPLACED_BEFORE = Judgement(
+    Verdict.LOST, "high", "the source address was replaced before the load balancer saw it"
+)
+
+_CARRIED_CASES = {
+    Carried.CLIENT: _unsure(
+        "the packets do not carry the client's address but a field of the request does, and whether the server "
+        "believes it was not seen"
+    ),
+    Carried.SOMEBODY: _unsure(
+        "the connection is the load balancer's own, and whether it wrote the field that names a client was not seen"
+    ),
+    Carried.HIDDEN: _unsure(
+        "the connection is the load balancer's own and could not be read, so a field that names the client cannot be "
+        "excluded"
+    ),
+}
 
 _HEADER_CASES = {
     Header.REFUSED: _unsure(
@@ -154,6 +219,7 @@ _HEADER_CASES = {
     ),
     Header.NO_CLIENT: _unsure("a PROXY header arrived that names no client (LOCAL or UNKNOWN)"),
     Header.BROKEN: _unsure("the connection begins like a PROXY header that is not a valid one"),
+    Header.CUT: _unsure("a PROXY header is split over segments, and its end was not decoded"),
 }
 
 _SILENCE_CASES = {

@@ -234,6 +234,8 @@ class Head(msgspec.Struct, frozen=True):
     http: HttpHead | None = None
     tls: TlsHello | None = None
     raw: bytes = b""  # the PROXY header bytes as seen, at most 536 + 16
+    more: tuple[HttpHead, ...] = ()  # requests pipelined behind the first in the same segment
+    h2: bool = False  # an HTTP/2 connection preface (RFC 9113 §3.4) follows
 
 
 class Interface(msgspec.Struct, frozen=True):

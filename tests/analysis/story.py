@@ -160,6 +160,44 @@ class Story:
                 )  # fmt: skip
         return self
 
+    def respond(
+        self, path: list[tuple[str, str, str]], isn: int, data: bytes, response: bytes = OK, sent: int = 0
+    ) -> Story:
+        """The server's bytes, later than the client's `data`; it had sent `sent` bytes before."""
+        for tap, src, dst in reversed(path):
+            self.packet(
+                tap, dst, src, flags=TcpFlag.PSH | TcpFlag.ACK, seq=(isn ^ 0x5555_5555) + 1 + sent,
+                ack=isn + 1 + len(data), payload=response,
+            )  # fmt: skip
+        return self
+
+    def say(self, path: list[tuple[str, str, str]], isn: int, data: bytes, sent: int) -> Story:
+        """More bytes of the client, which had sent `sent` bytes before."""
+        for tap, src, dst in path:
+            self.packet(
+                tap, src, dst, flags=TcpFlag.PSH | TcpFlag.ACK, seq=isn + 1 + sent,
+                ack=(isn ^ 0x5555_5555) + 1, payload=data,
+            )  # fmt: skip
+        return self
+
+    def close(
+        self, path: list[tuple[str, str, str]], isn: int, *, sent: int = 0, flag: TcpFlag = TcpFlag.FIN
+    ) -> Story:
+        """The server ends the connection after `sent` bytes."""
+        for tap, src, dst in reversed(path):
+            self.packet(
+                tap, dst, src, flags=flag | TcpFlag.ACK, seq=(isn ^ 0x5555_5555) + 1 + sent, ack=isn + 9
+            )
+        return self
+
+    def relayed(self, *legs: tuple[list[tuple[str, str, str]], int, bytes], response: bytes = OK) -> Story:
+        """Connections that carry one another on, the client's first: each opened in turn, answered in reverse."""
+        for path, isn, data in legs:
+            self.connection(path, isn=isn, tsval=isn, data=data, response=b"")
+        for path, isn, data in reversed(legs):
+            self.respond(path, isn, data, response)
+        return self
+
     def conntrack(
         self, node: str, original: tuple[str, str], translated: tuple[str, str], protocol: int = 6
     ) -> Story:

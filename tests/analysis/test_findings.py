@@ -15,6 +15,7 @@ from analysis.findings import CATALOGUE
 from analysis.report import Report
 from daemonset.observation import TcpFlag
 from tests.analysis.story import NODES, PODS, Story, cluster
+from tests.analysis.test_chain import CHAIN_STORIES
 from tests.analysis.test_stories import (
     BEHIND,
     CLIENT,
@@ -204,6 +205,7 @@ STORIES: dict[str, Callable[[], Report]] = {
     "SIP903": cut_off,
     "SIP904": disagreeing,
     "SIP905": two_with_one_number,
+    **CHAIN_STORIES,
 }
 
 

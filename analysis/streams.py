@@ -1,0 +1,147 @@
+"""What both sides said on a leg, as far as it was decoded, and how each side ended it.
+
+A kept-alive connection carries many requests, a PROXY header may come in two segments, and a server that refuses
+says so by an answer or by ending the connection without one. All of that is told by sequence numbers: an offset is
+the number of bytes that the same side had sent before, so offset 0 of the server's end means that it sent nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from daemonset.observation import Head, Payload, TcpFlag
+
+#: Rows of one leg that are looked at, on either side; a connection with more is told by its beginning.
+SAID_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A segment that begins with something which could be decoded.
+
+    offset: bytes that this side had sent before. times: ns at each tap that showed it, by that tap's clock.
+    """
+
+    offset: int
+    length: int
+    payload: Payload
+    head: Head | None
+    digest: int
+    times: tuple[tuple[int, int], ...]
+
+    def at(self, taps: frozenset[int]) -> int | None:
+        """When it was first seen at one of these taps, ns; None where it was not."""
+        return min((time for tap, time in self.times if tap in taps), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The first FIN or RST of one side at one tap. `offset` is how much that side had sent by then."""
+
+    tap: int
+    time: int
+    client: bool
+    reset: bool
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One leg's conversation. `requests` are the client's segments with a head, `answers` the server's."""
+
+    requests: tuple[Said, ...] = ()
+    answers: tuple[Said, ...] = ()
+    ends: tuple[End, ...] = ()
+
+    @property
+    def closed_unanswered(self) -> bool:
+        """Whether the server ended the connection without having sent a byte, and before the client ended it."""
+        for end in self.ends:
+            if end.client or end.offset != 0:
+                continue
+            client = [other.time for other in self.ends if other.client and other.tap == end.tap]
+            if not client or end.time <= min(client):
+                return True
+        return False
+
+    @property
+    def reset(self) -> bool:
+        """Whether the server ended it by RST."""
+        return any(end.reset for end in self.ends if not end.client)
+
+
+SILENT = Stream()
+
+_SAME = "b.src_hi = a.src_hi and b.src_lo = a.src_lo and b.sport = a.sport"
+_SAME += " and b.dst_hi = a.dst_hi and b.dst_lo = a.dst_lo and b.dport = a.dport"
+_MIRRORED = "b.src_hi = a.dst_hi and b.src_lo = a.dst_lo and b.sport = a.dport"
+_MIRRORED += " and b.dst_hi = a.src_hi and b.dst_lo = a.src_lo and b.dport = a.sport"
+
+
+def collect_streams(database: duckdb.DuckDBPyConnection, heads: tuple[Head, ...]) -> dict[int, Stream]:
+    """The conversations of the legs in table `chosen`; reads `packets`, `legs`, `sightings`, `taps`.
+
+    A packet belongs to the leg that used its tuple last before it: ports are used again.
+    """
+    found: dict[int, tuple[dict[int, Said], dict[int, Said], list[End]]] = {}
+    for leg, client, offset, length, payload, head, digest, times in _said(database):
+        sides = found.setdefault(leg, ({}, {}, []))
+        side = sides[0] if client else sides[1]
+        if len(side) < SAID_LIMIT:
+            decoded = heads[head - 1] if head else None
+            side[offset] = Said(offset, length, Payload(payload), decoded, digest, tuple(map(tuple, times)))
+    for leg, tap, time, client, flags, offset in _ends(database):
+        end = End(tap, time, client, bool(flags & TcpFlag.RST), offset)
+        found.setdefault(leg, ({}, {}, []))[2].append(end)
+    return {
+        leg: Stream(tuple(said.values()), tuple(answers.values()), tuple(ends))
+        for leg, (said, answers, ends) in found.items()
+    }
+
+
+def _owned(condition: str, isn: str, rows: str, client: str) -> str:
+    """Rows of `packets` with their leg and their offset in one side's bytes."""
+    return f"""
+        select a.leg, {client} as client, b.row, b.tap, b.time, b.flags, b.length, b.payload, b.head, b.digest,
+               ((b.seq::bigint - {isn}::bigint - 1 + (b.flags & 2) // 2) & 4294967295) as position
+        from packets b
+        join sightings a on a.tap = b.tap and {condition} and b.time >= a.seen
+        join legs l on l.leg = a.leg
+        where b.protocol = 6 and b.icmp = 0 and {rows}
+        qualify row_number() over (partition by b.row order by a.seen desc) = 1
+    """  # noqa: S608 - only constants of this module are put into the text
+
+
+def _said(database: duckdb.DuckDBPyConnection) -> list[Any]:
+    """One row for each segment; of several readings the one that could be decoded, from the innermost tap."""
+    rows = f"b.head > 0 or b.payload in ({int(Payload.H2_PREFACE)}, {int(Payload.TLS_OTHER)})"
+    return database.execute(f"""
+        with owned as (
+            {_owned(_SAME, "l.isn", f"({rows})", "true")}
+            union all
+            {_owned(_MIRRORED, "l.server_isn", f"({rows}) and l.server_isn is not null", "false")}
+        )
+        select leg, client, position, arg_max(length, rank), arg_max(payload, rank), arg_max(head, rank),
+               arg_max(digest, rank), list([tap, time] order by time, tap)
+        from (select *, (head > 0)::int * 100 + depth as rank from owned join taps using (tap))
+        join chosen using (leg)
+        where position < 2147483648
+        group by leg, client, position order by leg, client, position
+    """).fetchall()  # noqa: S608 - only constants of this module are put into the text
+
+
+def _ends(database: duckdb.DuckDBPyConnection) -> list[Any]:
+    rows = "(b.flags & 5) <> 0 and (b.flags & 2) = 0"
+    return database.execute(f"""
+        with owned as (
+            {_owned(_SAME, "l.isn", rows, "true")}
+            union all
+            {_owned(_MIRRORED, "l.server_isn", f"{rows} and l.server_isn is not null", "false")}
+        )
+        select leg, tap, min(time), client, arg_min(flags, time), arg_min(position + length, time)
+        from owned join chosen using (leg)
+        group by leg, tap, client order by leg, tap, client
+    """).fetchall()  # noqa: S608 - only constants of this module are put into the text

@@ -1,0 +1,314 @@
+"""Journeys across proxies: who named whom to whom, told packet by packet."""
+
+from __future__ import annotations
+
+import pytest
+
+from analysis.asked import Asked
+from analysis.report import Journey, Report, Verdict
+from daemonset.observation import TcpFlag
+from tests.analysis.story import CLIENT, OK, PODS, START, Story, cluster
+from tests.analysis.test_stories import BEHIND, HTTP, LB, LOCAL, C, v1
+
+Path = list[tuple[str, str, str]]
+
+INGRESS = PODS["node2"]
+APP = "10.244.3.7:8000"
+OTHER = "198.51.100.77"
+BAD = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+
+#: The client's connection to the balancer, seen by both.
+FRONT: Path = [("client:c/eth0", C, f"{LB}:80"), ("lb:lb/eth0", C, f"{LB}:80")]
+#: The balancer's connection to the ingress.
+BACK: Path = [("lb:lb/eth0", f"{LB}:50000", "172.30.0.12:30080"), *BEHIND]
+#: The ingress's connection to its application.
+ONWARD: Path = [("pod:node2/web", f"{INGRESS}:33000", APP)]
+
+
+def get(path: str = "/debug/ip", **fields: str) -> bytes:
+    """A request with these fields; an underscore stands for a hyphen."""
+    lines = [f"GET {path} HTTP/1.1", "Host: shop.example"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def behind_balancer(back: bytes, onward: bytes | None, front: bytes = HTTP, *, watched: bool = True) -> Story:
+    """One request through balancer and ingress to the application."""
+    legs = [(FRONT, 11, front)] if watched else []
+    legs.append((BACK if watched else BEHIND, 12, back))
+    legs += [(ONWARD, 13, onward)] if onward is not None else []
+    return Story(cluster("Local", balancer=LB)).relayed(*legs)
+
+
+def straight(data: bytes, onward: bytes, *, watched: bool = True) -> Story:
+    """One request from the client straight to the ingress."""
+    path = [("client:c/eth0", C, "172.30.0.12:30080"), *LOCAL] if watched else LOCAL
+    return Story(cluster("Local")).relayed((path, 11, data), (ONWARD, 13, onward))
+
+
+def answered(saw: str, destination: str = f"{LB}:80", **more: str) -> Asked:
+    """The client's own record of its request."""
+    seconds = START / 1e9
+    forged = tuple((name.replace("_", "-"), value) for name, value in more.items())
+    return Asked(C, destination, seconds, seconds + 1, "answered", status=200, saw=saw, forged=forged)
+
+
+APPENDED = get(X_Forwarded_For=CLIENT)
+
+
+def untrusted() -> Report:
+    return behind_balancer(APPENDED, get(X_Real_IP=LB, X_Forwarded_For=f"{CLIENT}, {LB}")).report()
+
+
+def overwritten() -> Report:
+    return behind_balancer(APPENDED, get(X_Real_IP=LB, X_Forwarded_For=LB)).report()
+
+
+def believed() -> Report:
+    return behind_balancer(APPENDED, get(X_Real_IP=CLIENT, X_Forwarded_For=f"{CLIENT}, {CLIENT}")).report()
+
+
+def forged_and_believed() -> Report:
+    return straight(
+        get(X_Forwarded_For=OTHER), get(X_Real_IP=OTHER, X_Forwarded_For=f"{OTHER}, {OTHER}")
+    ).report()
+
+
+def forged_in_vain() -> Report:
+    return straight(
+        get(X_Forwarded_For=OTHER), get(X_Real_IP=CLIENT, X_Forwarded_For=f"{OTHER}, {CLIENT}")
+    ).report()
+
+
+def application_in_doubt() -> Report:
+    story = straight(HTTP, get(X_Real_IP=CLIENT, X_Forwarded_For=CLIENT))
+    return story.report(asked=[answered(INGRESS, "172.30.0.12:30080")])
+
+
+def without_header() -> Report:
+    """A listener that waits for a header gets a request, and hangs up."""
+    story = Story(cluster("Local", balancer=LB)).connection(BEHIND, isn=12, response=b"")
+    return story.close(BEHIND, 12).report()
+
+
+def header_before_tls(answer: bytes | None = BAD) -> Report:
+    story = Story(cluster("Local", balancer=LB)).connection(BEHIND, isn=12, data=v1(C) + HELLO, response=b"")
+    return (story.respond(BEHIND, 12, HELLO, answer) if answer else story.close(BEHIND, 12)).report()
+
+
+def one_version_only() -> Report:
+    """The listener takes v1, and refuses v2."""
+    story = Story(cluster("Local", balancer=LB)).connection(BEHIND, isn=12, data=v1(C) + HTTP)
+    other = [(tap, src.replace(":50000", ":50001"), dst) for tap, src, dst in BEHIND]
+    return story.connection(other, isn=30, tsval=9, data=V2 + HTTP, response=BAD).report()
+
+
+def header_in_two_parts() -> Report:
+    whole = v1(C) + HTTP
+    story = Story(cluster("Local", balancer=LB)).connection(BEHIND, isn=12, data=whole[:20], response=b"")
+    return story.say(BEHIND, 12, whole[20:], 20).close(BEHIND, 12).report()
+
+
+def two_headers() -> Report:
+    story = Story(cluster("Local", balancer=LB))
+    return story.connection(BEHIND, isn=12, data=v1(f"{LB}:4000") + v1(C) + HTTP, response=BAD).report()
+
+
+def odd_family() -> Report:
+    datagram = V2[:13] + b"\x12" + V2[14:]
+    story = Story(cluster("Local", balancer=LB)).connection(
+        BEHIND, isn=12, data=datagram + HTTP, response=b""
+    )
+    return story.close(BEHIND, 12, flag=TcpFlag.RST).report()
+
+
+def contradicting() -> Report:
+    """Both sides of the balancer carry one token, and the header names somebody else."""
+    data = get(X_Probe_Token="4f2a")
+    return behind_balancer(v1(f"{OTHER}:40000") + data, None, front=data).report()
+
+
+def naming_nobody() -> Report:
+    """A client's request, tied by its token, behind a header that says UNKNOWN."""
+    data = get(X_Probe_Token="4f2a")
+    return behind_balancer(b"PROXY UNKNOWN\r\n" + data, None, front=data).report()
+
+
+def replaced_below_a_header() -> Report:
+    back: Path = [
+        ("lb:lb/eth0", f"{LB}:50000", "172.30.0.11:30080"),
+        ("nic:node1/eth0", f"{LB}:50000", "172.30.0.11:30080"),
+        ("pod:node2/web", "172.30.0.11:61000", f"{INGRESS}:8080"),
+    ]
+    onward = get(X_Real_IP=CLIENT, X_Forwarded_For=CLIENT)
+    story = Story(cluster("Cluster", balancer=LB))
+    return story.relayed((FRONT, 11, HTTP), (back, 12, v1(C) + HTTP), (ONWARD, 13, onward)).report()
+
+
+def http2() -> Report:
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    return Story(cluster("Local")).connection(LOCAL, data=preface).report()
+
+
+def _hello() -> bytes:
+    body = b"\x03\x03" + bytes(range(32)) + b"\x00\x00\x02\x13\x01\x01\x00\x00\x00"
+    handshake = b"\x01" + len(body).to_bytes(3, "big") + body
+    return b"\x16\x03\x01" + len(handshake).to_bytes(2, "big") + handshake
+
+
+HELLO = _hello()
+V2 = (
+    b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c"
+    + bytes([203, 0, 113, 9, 172, 30, 0, 150])
+    + (40_000).to_bytes(2, "big")
+    + (80).to_bytes(2, "big")
+)
+
+
+def only(report: Report) -> Journey:
+    assert len(report.journeys) == 1, [(j.client, j.verdict, j.reason) for j in report.journeys]
+    return report.journeys[0]
+
+
+@pytest.mark.parametrize(
+    ("report", "verdict", "seen", "codes"),
+    [
+        pytest.param(believed, "preserved", CLIENT, ("SIP505",), id="believed"),
+        pytest.param(untrusted, "lost", LB, ("SIP502",), id="untrusted"),
+        pytest.param(overwritten, "lost", LB, ("SIP503",), id="overwritten"),
+        pytest.param(forged_and_believed, "lost", OTHER, ("SIP504",), id="forged and believed"),
+        pytest.param(forged_in_vain, "preserved", CLIENT, ("SIP506",), id="forged in vain"),
+        pytest.param(application_in_doubt, "lost", INGRESS, ("SIP501",), id="application"),
+        pytest.param(without_header, "lost", None, ("SIP104", "SIP307"), id="no header"),
+        pytest.param(header_before_tls, "inconclusive", None, ("SIP308",), id="header before TLS"),
+        pytest.param(header_in_two_parts, "inconclusive", None, ("SIP310",), id="header in two parts"),
+        pytest.param(two_headers, "inconclusive", None, ("SIP311",), id="two headers"),
+        pytest.param(odd_family, "inconclusive", None, ("SIP312",), id="UDP in a TCP header"),
+        pytest.param(naming_nobody, "inconclusive", LB, ("SIP314",), id="UNKNOWN before a request"),
+        pytest.param(
+            replaced_below_a_header, "preserved", CLIENT, ("SIP301", "SIP315", "SIP401"), id="below"
+        ),
+        pytest.param(http2, "preserved", CLIENT, ("SIP508",), id="HTTP/2"),
+    ],
+)
+def test_one_request_has_one_fate(
+    report: object, verdict: str, seen: str | None, codes: tuple[str, ...]
+) -> None:
+    journey = only(report())  # type: ignore[operator]  # a function of this module
+    assert (journey.verdict, journey.seen_by_app, journey.findings) == (verdict, seen, codes)
+
+
+def test_a_listener_of_one_version_is_told_by_what_it_takes_otherwise() -> None:
+    taken, refused = one_version_only().journeys
+    assert "SIP301" in taken.findings
+    assert refused.findings == ("SIP309",)
+
+
+def test_a_header_that_contradicts_the_packets_is_told_and_the_packets_are_believed() -> None:
+    journey = only(contradicting())
+    assert "SIP313" in journey.findings
+    assert journey.client is not None
+    assert journey.client.address == CLIENT
+
+
+def test_without_the_application_nobody_knows_whether_a_forwarded_header_is_believed() -> None:
+    journey = only(behind_balancer(APPENDED, None).report())
+    assert (journey.verdict, journey.seen_by_app) == (Verdict.INCONCLUSIVE, None)
+    assert "believes" in journey.reason
+
+
+def test_without_a_tap_at_the_balancer_nobody_knows_who_wrote_the_forwarded_header() -> None:
+    """A balancer that passes bytes on, and a client that forges, look the same from behind."""
+    onward = get(X_Real_IP=CLIENT, X_Forwarded_For=f"{CLIENT}, {CLIENT}")
+    journey = only(behind_balancer(APPENDED, onward, watched=False).report())
+    assert journey.verdict is Verdict.INCONCLUSIVE
+    named_itself = behind_balancer(
+        APPENDED, get(X_Real_IP=LB, X_Forwarded_For=f"{CLIENT}, {LB}"), watched=False
+    )
+    assert only(named_itself.report()).verdict is Verdict.LOST
+
+
+def test_the_application_itself_settles_what_the_packets_leave_open() -> None:
+    story = behind_balancer(APPENDED, None)
+    journey = only(story.report(asked=[answered(CLIENT)]))
+    assert (journey.verdict, journey.confidence, journey.hops[-1].point) == ("preserved", "high", "app")
+    assert only(story.report(asked=[answered(LB)])).findings == ("SIP503",)
+
+
+def test_a_stranger_that_speaks_for_others_may_be_a_proxy_that_nobody_told_us_of() -> None:
+    onward = get(X_Real_IP=CLIENT, X_Forwarded_For=f"{OTHER}, {CLIENT}")
+    journey = only(straight(get(X_Forwarded_For=OTHER), onward, watched=False).report())
+    assert journey.verdict is Verdict.INCONCLUSIVE
+    told = straight(get(X_Forwarded_For=OTHER), onward, watched=False).report(
+        asked=[answered(CLIENT, "172.30.0.12:30080")]
+    )
+    assert only(told).verdict is Verdict.PRESERVED
+
+
+def test_requests_of_two_clients_on_one_connection_are_two_journeys() -> None:
+    """The balancer uses its connection to the ingress again, and so does the ingress to its application."""
+    second = "203.0.113.10"
+    other_front = [(tap, src.replace(CLIENT, second), dst) for tap, src, dst in FRONT]
+    story = Story(cluster("Local", balancer=LB))
+    one, two = get(X_Forwarded_For=CLIENT), get(X_Forwarded_For=second)
+    first_told = get(X_Real_IP=CLIENT, X_Forwarded_For=f"{CLIENT}, {CLIENT}")
+    then_told = get(X_Real_IP=second, X_Forwarded_For=f"{second}, {second}")
+    story.relayed((FRONT, 11, HTTP), (BACK, 12, one), (ONWARD, 13, first_told))
+    story.connection(other_front, isn=21, tsval=21, response=b"")
+    story.say(BACK, 12, two, len(one)).say(ONWARD, 13, then_told, len(first_told))
+    story.respond(ONWARD, 13, b"", OK, len(OK)).respond(BACK, 12, b"", OK, len(OK)).respond(
+        other_front, 21, HTTP
+    )
+    journeys = story.report().journeys
+    assert [(j.client.address, j.verdict, j.seen_by_app) for j in journeys if j.client] == [
+        (CLIENT, "preserved", CLIENT),
+        (second, "preserved", second),
+    ]
+
+
+def test_a_chain_of_balancers_is_followed_to_the_client() -> None:
+    edge = "192.0.2.99"
+    first = [("client:c/eth0", C, f"{edge}:80"), ("lb:edge/eth0", C, f"{edge}:80")]
+    between = [("lb:edge/eth0", f"{edge}:7000", f"{LB}:80"), ("lb:lb/eth0", f"{edge}:7000", f"{LB}:80")]
+    story = Story(cluster("Local", balancer=LB)).relayed(
+        (first, 10, HTTP),
+        (between, 11, v1(C) + HTTP),
+        (BACK, 12, v1(f"{edge}:7000") + v1(C) + HTTP),
+        response=BAD,
+    )
+    journey = only(story.report())
+    assert journey.client is not None
+    assert f"{journey.client.address}:{journey.client.port}" == C
+    assert "SIP311" in journey.findings
+    assert [hop.source for hop in journey.hops if hop.point == "proxy-header"] == [f"{edge}:7000", C]
+
+
+def test_tls_that_a_balancer_ends_and_begins_anew_may_carry_the_client_inside() -> None:
+    other = HELLO.replace(bytes(range(32)), bytes(range(32, 64)))
+    encrypted = Story(cluster("Local", balancer=LB)).relayed((FRONT, 11, HELLO), (BACK, 12, other))
+    ends = [journey for journey in encrypted.report().journeys if journey.endpoint]
+    assert [(journey.verdict, journey.findings) for journey in ends] == [("inconclusive", ("SIP508",))]
+    passed_on = Story(cluster("Local", balancer=LB)).relayed((FRONT, 11, HELLO), (BACK, 12, HELLO))
+    journey = only(passed_on.report())
+    assert (journey.verdict, journey.findings) == ("lost", ("SIP104",))
+    assert any("TLS ClientHello" in (hop.note or "") for hop in journey.hops)
+
+
+CHAIN_STORIES = {
+    "SIP307": without_header,
+    "SIP308": header_before_tls,
+    "SIP309": one_version_only,
+    "SIP310": header_in_two_parts,
+    "SIP311": two_headers,
+    "SIP312": odd_family,
+    "SIP313": contradicting,
+    "SIP314": naming_nobody,
+    "SIP315": replaced_below_a_header,
+    "SIP501": application_in_doubt,
+    "SIP502": untrusted,
+    "SIP503": overwritten,
+    "SIP504": forged_and_believed,
+    "SIP505": believed,
+    "SIP506": forged_in_vain,
+    "SIP508": http2,
+}
