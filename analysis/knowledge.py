@@ -84,6 +84,7 @@ def learn(connection: Connection, coverage: Coverage, book: AddressBook, facts: 
         named=_named(connection, client, book),
         speaker=_SPEAKERS[connection.last_word.point if connection.last_word else "http-header"],
         carried=_carried(connection, client) if altered else Carried.NO,
+        contested=any(claims.addresses - {client} for claims in connection.claims),
         suspected=not trip.from_client_tap
         and (book.suspected(trip.source) or _speaks_for_others(connection)),
         replaced_before=replaced_before,

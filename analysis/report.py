@@ -22,6 +22,14 @@ class Verdict(enum.StrEnum):
     INCONCLUSIVE = "inconclusive"
 
 
+class Forged(enum.StrEnum):
+    """What became of a forged claim about the client."""
+
+    REACHED = "reached"
+    NOT_REACHED = "not reached"
+    UNKNOWN = "unknown"
+
+
 class Severity(enum.StrEnum):
     """How much a finding matters."""
 
@@ -146,6 +154,20 @@ class Path(msgspec.Struct, frozen=True, rename="camel"):
     example: str  # id of a journey
 
 
+class Forgery(msgspec.Struct, frozen=True, rename="camel"):
+    """A claim about the client that a request of ours invented, and whether the application took it for true.
+
+    `claim` is a header field in lower case, or "proxy" or "proxy-v2" for a PROXY header of the client's own.
+    """
+
+    claim: str
+    value: str
+    outcome: Forged
+    requests: int  # that made this claim
+    reached: int  # of these, how many the application believed
+    evidence: tuple[str, ...] = ()
+
+
 class Report(msgspec.Struct, frozen=True, rename="camel"):
     """The whole answer."""
 
@@ -158,6 +180,7 @@ class Report(msgspec.Struct, frozen=True, rename="camel"):
     title: str | None = None  # what was asked, for people
     journeys_omitted: int = 0  # counted in summary and paths, not told one by one
     schema_version: str = SCHEMA_VERSION
+    forgeries: tuple[Forgery, ...] = ()
 
     @property
     def exit_code(self) -> int:

@@ -88,6 +88,7 @@ class Known:
     named: Named = Named.NOBODY
     speaker: Speaker = Speaker.SERVER
     carried: Carried = Carried.NO
+    contested: bool = False  # a field names somebody else than the packets do
     suspected: bool = False  # the source behaves as a balancer would
     replaced_before: bool = False  # the source address changed before it reached the balancer
     origin_certain: bool = True
@@ -127,10 +128,12 @@ def judge(known: Known) -> Judgement:
 def _heard(known: Known) -> Judgement:
     """A server further on said whom it takes for the client, and the client is known."""
     if known.named is Named.CLIENT:
-        return Judgement(Verdict.PRESERVED, "high", f"{_SPEAKERS[known.speaker]} the client's own address")
+        # What the application makes of what it is told, only the application knows.
+        sure = "medium" if known.speaker is Speaker.SERVER else "high"
+        return Judgement(Verdict.PRESERVED, sure, _SPOKEN[known.speaker].format("the client's own address"))
     if known.header is Header.ABSENT and known.carried is Carried.NO and (known.replaced or known.proxied):
         return _by_packets(known)
-    return Judgement(Verdict.LOST, "high", f"{_SPEAKERS[known.speaker]} another address than the client's")
+    return Judgement(Verdict.LOST, "high", _SPOKEN[known.speaker].format("another address than the client's"))
 
 
 def _by_packets(known: Known) -> Judgement:
@@ -153,6 +156,11 @@ def _by_packets(known: Known) -> Judgement:
         )
     if not known.delivered:
         return _unsure("the connection was not seen at its endpoint")
+    if known.contested:
+        return _unsure(
+            "the endpoint was reached with the client's own address, but a field of the request names another, and "
+            "which of them the server believes was not seen"
+        )
     return Judgement(Verdict.PRESERVED, "high", "the endpoint was reached with the client's own address")
 
 
@@ -180,10 +188,10 @@ def _not_forwarded(known: Known) -> Judgement:
     return _SILENCE_CASES[known.silence]
 
 
-_SPEAKERS = {
-    Speaker.SERVER: "the server named to the application behind it",
-    Speaker.APPLICATION: "the application took for its client's",
-    Speaker.LOG: "the server wrote into its log",
+_SPOKEN = {
+    Speaker.SERVER: "the server named {} to the application behind it",
+    Speaker.APPLICATION: "the application answered that it sees {}",
+    Speaker.LOG: "the server's log names {}",
 }
 
 _REPLACED_BEFORE = Judgement(

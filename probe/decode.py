@@ -18,7 +18,7 @@ import msgspec
 from daemonset.decode.head import read_payload
 from daemonset.decode.proxy_protocol import HEADER_LIMIT, HEADER_MAX, decode_all
 from daemonset.taps.pcap import CaptureFileError
-from probe.decode_answer import KINDS, Answer, answer_failed, decode_bytes, exit_code
+from probe.decode_answer import KINDS, Answer, answer_failed, decode_bytes, exit_code, with_receivers
 from probe.decode_capture import HeaderFinder
 from probe.errors import ExitCode, UsageError, os_error
 from probe.output import note, put
@@ -37,21 +37,25 @@ def run(
     source: str,
     output: str = "table",
     *,
+    receivers: bool = False,
     lines: Iterable[bytes] | None = None,
     write: Callable[[str], None] = put,
 ) -> int:
     """Decode `source` (hex, the path of a capture, or "-" for `lines`, stdin's by default) and print answers.
 
-    `output` is table, wide, json, jsonl or yaml. Returns the exit code: LOST where a header was in error,
-    INCONCLUSIVE where one was cut or a capture holds none. Raises UsageError.
+    `output` is table, wide, json, jsonl or yaml; with `receivers` each answer says who would take the header.
+    Returns the exit code: LOST where a header was in error, INCONCLUSIVE where one was cut or a capture holds
+    none. Raises UsageError.
     """
     render = _renderer(output)
     if source == "-":
-        return _run_lines(lines if lines is not None else _stdin_lines(), render, write)
+        return _run_lines(lines if lines is not None else _stdin_lines(), render, write, receivers)
     if _exists(source):
-        return _run_capture(source, render, write)
+        return _run_capture(source, render, write, receivers)
     data = _parse_argument(source)
     answers = decode_bytes(data)
+    if receivers:
+        answers = with_receivers(answers, data)
     for answer in answers:
         write(render(answer, ""))
     if output in {"table", "wide"} and (payload := describe_payload(data)):
@@ -72,26 +76,34 @@ def describe_payload(data: bytes) -> str | None:
 
 
 def _run_lines(
-    lines: Iterable[bytes], render: Callable[[Answer, str], str], write: Callable[[str], None]
+    lines: Iterable[bytes],
+    render: Callable[[Answer, str], str],
+    write: Callable[[str], None],
+    receivers: bool,
 ) -> int:
     worst = ExitCode.OK
     for number, line in enumerate(lines, 1):
-        answer = _answer_line(line)
+        answer = _answer_line(line, receivers)
         write(render(answer, f"line {number}"))
         worst = _worse(worst, exit_code([answer]))
     return worst
 
 
-def _answer_line(line: bytes) -> Answer:
+def _answer_line(line: bytes, receivers: bool) -> Answer:
     data, fault = parse_hex(line)
     if fault:
         return answer_failed(None, fault, complete=True)
-    first, *others = decode_bytes(data)
+    answers = decode_bytes(data)
+    if receivers and data:
+        answers = with_receivers(answers, data)
+    first, *others = answers
     return msgspec.structs.replace(first, next=tuple(others)) if others else first
 
 
-def _run_capture(path: str, render: Callable[[Answer, str], str], write: Callable[[str], None]) -> int:
-    finder = HeaderFinder()
+def _run_capture(
+    path: str, render: Callable[[Answer, str], str], write: Callable[[str], None], receivers: bool
+) -> int:
+    finder = HeaderFinder(receivers=receivers)
     worst, found = ExitCode.OK, 0
     try:
         for answer in finder.read(path):

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from analysis.receivers import Reception, receptions
 from daemonset.decode.head import read_payload
 from daemonset.decode.proxy_protocol import ProxyProtocolError, decode_all
 from daemonset.decode.proxy_v1 import PREFIX
@@ -39,7 +40,10 @@ class Seen(msgspec.Struct, frozen=True, rename={"source": "from", "destination":
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One header, decoded or not; `next` holds those behind it where one line has to say it all."""
+    """One header, decoded or not; `next` holds those behind it where one line has to say it all.
+
+    `receivers` says which receivers would take it, where that was asked for.
+    """
 
     ok: bool
     error: str | None
@@ -55,6 +59,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     warnings: tuple[str, ...]
     next: tuple[Answer, ...] = ()
     seen: Seen | None = None
+    receivers: tuple[Reception, ...] = ()
 
 
 def decode_bytes(data: bytes, *, final: bool = True) -> list[Answer]:
@@ -90,6 +95,19 @@ def answer_failed(
 def version_of(error: ProxyProtocolError) -> int | None:
     """The version of the header that is in error, by the section that it breaks (2.1 and 2.2)."""
     return {"2.1": 1, "2.2": 2}.get(error.rule[:3])
+
+
+def with_receivers(answers: list[Answer], data: bytes, *, datagram: bool = False) -> list[Answer]:
+    """The answers to the headers at the start of `data`, each with what receivers do with it."""
+    judged: list[Answer] = []
+    first: bytes | None = None
+    at = 0
+    for answer in answers:
+        found = receptions(data[at:], first=first, datagram=datagram)
+        judged.append(msgspec.structs.replace(answer, receivers=found))
+        at += answer.length
+        first = first or data[:at]
+    return judged
 
 
 def exit_code(answers: Iterable[Answer]) -> int:

@@ -23,7 +23,10 @@ from urllib.parse import quote
 
 import msgspec
 
+from analysis.asked import Asked
 from analysis.facts import Facts
+from analysis.forgery import plain_address
+from analysis.ingress import IngressRecord
 from probe import __version__
 from probe.errors import UsageError, os_error
 
@@ -51,6 +54,8 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
     streams: dict[str, int] = {}
     facts: Facts = Facts(known=False)
     answers: tuple[dict[str, Any], ...] = ()
+    asked: tuple[Asked, ...] = ()
+    ingress: IngressRecord = IngressRecord()
 
 
 class _Header(msgspec.Struct):
@@ -98,12 +103,22 @@ class SessionFolder:
         except OSError as error:
             raise os_error(error, f"write {self.path / name}") from error
 
-    def finish(self, answers: tuple[dict[str, Any], ...] = ()) -> Meta:
+    def finish(
+        self,
+        answers: tuple[dict[str, Any], ...] = (),
+        asked: tuple[Asked, ...] = (),
+        ingress: IngressRecord = IngressRecord(),  # noqa: B008 - a frozen value
+    ) -> Meta:
         """Mark the session as whole; nothing can be added after that."""
         self.close()
-        places = tuple(self._streams)
         meta = msgspec.structs.replace(
-            self._meta, complete=True, streams=dict(self._sizes), answers=answers, places=places
+            self._meta,
+            complete=True,
+            streams=dict(self._sizes),
+            answers=answers,
+            asked=asked,
+            ingress=ingress,
+            places=tuple(self._streams),
         )
         self._write_index(meta)
         return meta
@@ -160,6 +175,7 @@ def read_meta(folder: Path) -> Meta:
     try:
         meta = msgspec.json.decode(text, type=Meta)
         _check_addresses(meta.facts)
+        _check_asked(meta.asked)
     except (ValueError, RecursionError) as error:  # msgspec's errors and Unicode's are ValueErrors
         raise UsageError(f"{path} is damaged: {error}") from error
     return meta
@@ -175,6 +191,16 @@ def _check_addresses(facts: Facts) -> None:
         check_addresses((*service.cluster_ips, *service.external_ips))
         check_addresses(endpoint.address for endpoint in service.endpoints)
         check_addresses(balancer.address for balancer in service.balancers if balancer.address is not None)
+
+
+def _check_asked(asked: Iterable[Asked]) -> None:
+    """Raise ValueError where a request of ours names an address that is none."""
+    for each in asked:
+        for text in (each.source, each.destination):
+            if plain_address(text) is None or not text.rpartition(":")[2].isdecimal() or text.count(":") == 0:
+                raise ValueError(f"{text!a} is no address with a port")
+        if each.saw is not None and plain_address(each.saw) is None:
+            raise ValueError(f"{each.saw!a} is no address")
 
 
 def check_addresses(addresses: Iterable[str]) -> None:

@@ -1,31 +1,40 @@
 """Playing a scenario of the lab under watch, and holding what was seen against what must come of it.
 
-What must come of it is known by construction (`probe.lab.scenario.Expect`) and from the applications' own
-answers; the analysis knows neither.
+What must come of it is known by construction (`probe.lab.scenario.Expect`), of which the analysis knows nothing.
+Or requests of our own are sent there instead (`probe.ask`), of which nothing is known beforehand.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from analysis.analyze import analyze
+from analysis.asked import Asked
 from analysis.facts import Facts
+from analysis.forgery import claimed_addresses, plain_address
+from analysis.ingress import IngressRecord
 from analysis.report import Journey, Report
 from probe.agents.lab import LabSource
+from probe.ask import Question, ask_in_lab, lab_orders
 from probe.folder import Meta
 from probe.lab import Answer, Lab, ProxyMode, Scenario
-from probe.lab.plan import Plan, same_address
+from probe.lab.plan import Plan, make_plan, same_address
 from probe.lab.scenario import Request
 from probe.objects import facts_from_objects
-from probe.session import Answers, Session, capture
+from probe.sending import CLAIMS
+from probe.sending.claims import endpoint
+from probe.session import Session, Words, capture
 
 #: What is still on its way when the last answer has come: the ends of connections, seconds.
 SETTLE = 0.2
+
+_Key = tuple[str, str, int]  # protocol, address and port of a client's socket
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,47 +52,99 @@ def play(
     scenario: Scenario,
     proxy_mode: ProxyMode,
     *,
+    question: Question | None = None,
+    ingress: Callable[[], IngressRecord] = IngressRecord,
     record: Path | None = None,
     linger: float = 0.0,
     progress: Callable[[str], None],
 ) -> Played:
     """Build the scenario's cluster, watch it everywhere, send its requests, judge. Raises ProbeError.
 
-    `linger` is how many seconds to go on watching after the last answer. Ctrl-C ends the watching only.
+    A `question` is asked instead of the scenario's own requests. `ingress` is asked for configurations and logs
+    when all has been sent. `linger` is how many seconds to go on watching after the last answer. Ctrl-C ends the
+    watching only.
     """
+    orders = lab_orders(question, make_plan(scenario, proxy_mode)) if question is not None else []
     answers: list[Answer] = []
+    asked: list[Asked] = []
 
-    def requests() -> Answers:
-        progress(f"sending {sum(request.count for request in scenario.requests)} requests")
+    def requests() -> Words:
         try:
-            answers.extend(lab.send())
+            if question is None:
+                progress(f"sending {sum(request.count for request in scenario.requests)} requests")
+                answers.extend(lab.send())
+                asked.extend(_asked(answer, scenario) for answer in answers)
+            else:
+                for each in ask_in_lab(lab, orders, progress):
+                    asked.append(each)  # noqa: PERF402 - one by one: those before an interruption are kept
             if linger:
                 progress(f"watching for {linger:g} s more; Ctrl-C ends that")
             time.sleep(SETTLE + linger)
         except KeyboardInterrupt:
             progress("ending the capture; Ctrl-C again gives up")
-        return tuple(msgspec.json.decode(msgspec.json.encode(answer)) for answer in answers)
+        told = tuple(msgspec.json.decode(msgspec.json.encode(answer)) for answer in answers)
+        return Words(told, tuple(asked), ingress())
 
     with Lab.start(scenario, proxy_mode, progress) as lab:
         facts = facts_from_objects(lab.objects())
         meta = Meta(
-            title=f"{scenario.name}, {proxy_mode} mode: {scenario.title}",
-            service=f"{scenario.service.namespace}/{scenario.service.name}",
+            title=_title(scenario, proxy_mode, question),
+            service=_service(scenario),
             scenario=scenario.name,
             proxy_mode=proxy_mode,
             facts=facts,
         )
-        source = LabSource(lab, watched_ports(facts, scenario))
+        ports = {*watched_ports(facts, scenario), *(order.port for order in orders)}
+        source = LabSource(lab, sorted(ports))
         session = capture(source, requests, facts=facts, meta=meta, record=record, progress=progress)
         plan = lab.plan
     progress("judging")
-    report = analyze(session.recording, facts, service=meta.service, title=meta.title)
+    report = analyze(
+        session.recording, facts, asked=session.meta.asked, service=meta.service, title=meta.title
+    )
     return Played(scenario, plan, session, report, tuple(answers))
+
+
+def _service(scenario: Scenario) -> str | None:
+    """The Service whose connections are judged; None, all that outsiders reach, where the application is one too."""
+    if scenario.app_service.node_port:
+        return None
+    return f"{scenario.service.namespace}/{scenario.service.name}"
+
+
+def _title(scenario: Scenario, proxy_mode: ProxyMode, question: Question | None) -> str:
+    what = scenario.title if question is None else f"asked {question.target.url}"
+    return f"{scenario.name}, {proxy_mode} mode: {what}"
+
+
+def _asked(answer: Answer, scenario: Scenario) -> Asked:
+    """What a client of the lab was answered, in the form in which any request of ours is told."""
+    result, request = answer.result, scenario.requests[answer.request]
+    forged = [
+        (name.lower(), value)
+        for name, value in request.headers.items()
+        if name.lower() in CLAIMS or claimed_addresses(name.lower(), value)
+    ]
+    if request.proxy is not None and request.proxy.source:
+        claim = "proxy" if request.proxy.version == 1 else "proxy-v2"
+        forged.append((claim, endpoint(request.proxy.source, request.proxy.port)))
+    return Asked(
+        source=endpoint(result.source, result.source_port),
+        destination=endpoint(result.target, result.target_port),
+        started=result.started,
+        ended=result.ended,
+        outcome=result.outcome,
+        status=result.status,
+        saw=plain_address(result.seen) if result.seen else None,
+        forged=tuple(forged),
+        detail=result.error or "",
+    )
 
 
 def watched_ports(facts: Facts, scenario: Scenario) -> list[int]:
     """Every port at which a connection of the cluster's Services can be met, on either side of NAT."""
-    ports = {scenario.balancer.port} if scenario.balancer else set()
+    balancers = [each for each in (scenario.balancer, scenario.edge) if each is not None]
+    ports = {frontend.port for balancer in balancers for frontend in balancer.all_frontends()}
     for service in facts.services:
         ports |= {service.health_check_node_port}
         ports |= {number for port in service.ports for number in (port.port, port.node_port)}
@@ -98,19 +159,39 @@ def differences(played: Played) -> list[str]:
         for answer in played.answers
         for complaint in answer.wrong
     ]
-    journeys = {_key(journey): journey for journey in played.report.journeys if journey.client}
-    for answer in played.answers:
-        result = answer.result
-        name = f"request {answer.request + 1}.{result.number + 1} from {answer.place}"
-        journey = journeys.pop((result.protocol, result.source, result.source_port), None)
-        if journey is None:
-            wrong.append(f"{name}: no journey in the report begins at {result.source} {result.source_port}")
-            continue
-        request = played.scenario.requests[answer.request]
-        wrong += [f"{name}: {complaint}" for complaint in _complaints(journey, request, played.plan)]
-    unexpected = len(played.report.journeys) - len(played.answers)
+    journeys: dict[_Key, list[Journey]] = defaultdict(list)
+    nobodys = 0
+    for journey in played.report.journeys:
+        if journey.client is None:
+            nobodys += 1
+        else:
+            journeys[_key(journey)].append(journey)
+    answers: dict[_Key, list[Answer]] = defaultdict(list)
+    for answer in sorted(played.answers, key=lambda each: each.result.started):
+        answers[answer.result.protocol, answer.result.source, answer.result.source_port].append(answer)
+    for key, told in answers.items():
+        wrong += _of_one_socket(told, journeys[key], played)
+    # A connection that carries several requests may be one journey or one for each of them.
+    unexpected = nobodys + sum(
+        max(len(each) - len(answers.get(key, ())), 0) for key, each in journeys.items()
+    )
     if unexpected > 0:
         wrong.append(f"the report has {unexpected} journeys that nobody set out on")
+    return wrong
+
+
+def _of_one_socket(answers: Sequence[Answer], journeys: Sequence[Journey], played: Played) -> list[str]:
+    """Complaints about the requests of one connection, each held against its journey."""
+    wrong: list[str] = []
+    for number, answer in enumerate(answers):
+        result, request = answer.result, played.scenario.requests[answer.request]
+        name = f"request {answer.request + 1}.{result.number + 1} from {answer.place}"
+        if not journeys:
+            wrong.append(f"{name}: no journey in the report begins at {result.source} {result.source_port}")
+            continue
+        own = journeys[number : number + 1] if len(journeys) == len(answers) else journeys
+        fewest = min((_complaints(journey, request, played.plan) for journey in own), key=len)
+        wrong += [f"{name}: {complaint}" for complaint in fewest]
     return wrong
 
 
@@ -122,7 +203,7 @@ def _host_of(place: str, plan: Plan) -> str:
     return plan.pod(name).pod.node if kind == "pod" else place
 
 
-def _key(journey: Journey) -> tuple[str, str, int]:
+def _key(journey: Journey) -> _Key:
     assert journey.client is not None
     return journey.protocol, journey.client.address, journey.client.port
 

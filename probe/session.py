@@ -11,10 +11,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+import msgspec
+
+from analysis.asked import Asked
 from analysis.facts import Facts
+from analysis.ingress import IngressRecord
 from analysis.recording import Recording, RecordingBuilder
 from daemonset.observation import Gap, Ready, Topology
 from daemonset.wire import Frame, NatRows, PacketRows, Reader, WireError
@@ -28,7 +32,14 @@ READY_WITHIN = 30.0
 STOP_WITHIN = 15.0
 
 Progress = Callable[[str], None]
-Answers = tuple[dict[str, Any], ...]
+
+
+class Words(NamedTuple):
+    """What was said by those who asked and those who were asked, while it was watched."""
+
+    answers: tuple[dict[str, Any], ...] = ()  # the lab's own account, kept as truth
+    asked: tuple[Asked, ...] = ()  # requests of which both ends are known
+    ingress: IngressRecord = IngressRecord()  # what configurations and logs say
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +126,14 @@ class _Follower:
 
 def capture(
     source: AgentSource,
-    action: Callable[[], Answers],
+    action: Callable[[], Words],
     *,
     facts: Facts,
     meta: Meta,
     record: Path | None = None,
     progress: Progress = lambda _: None,
 ) -> Session:
-    """Watch everywhere while `action` runs; what it returns is kept as the servers' own words.
+    """Watch everywhere while `action` runs; what it returns is kept in the session's `meta`.
 
     With `record`, the session is written to that folder too. Raises ProbeError where no agent could start or
     the folder could not be written; the folder then stays marked as cut off.
@@ -137,7 +148,7 @@ def capture(
         for follower in followers:
             follower.start()
         _await_ready(followers, progress)
-        answers = action()
+        words = action()
         progress("collecting what the agents saw")
         _stop(followers)
     finally:
@@ -147,7 +158,12 @@ def capture(
     for follower in followers:
         if follower.failure is not None:
             raise follower.failure
-    finished = folder.finish(answers) if folder is not None else meta
+    if folder is not None:
+        finished = folder.finish(words.answers, words.asked, words.ingress)
+    else:
+        finished = msgspec.structs.replace(
+            meta, answers=words.answers, asked=words.asked, ingress=words.ingress
+        )
     return Session(_recording(followers, [follower.agent.place for follower in followers]), facts, finished)
 
 

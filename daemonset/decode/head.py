@@ -14,10 +14,12 @@ from collections.abc import Callable
 
 from daemonset.decode import http, tls
 from daemonset.decode.proxy_protocol import NotProxyProtocolError, begins_header, decode_all
-from daemonset.observation import Head, HttpHead, Payload, TlsHello
+from daemonset.observation import Head, Payload
 
 #: How much of PROXY headers is kept as seen: the smallest segment that every host takes, and a fixed part.
 RAW_LIMIT = 536 + 16
+
+_BEGUN_V1 = b"PROX"
 
 _Read = tuple[Payload, Head | None]
 _DATA: _Read = (Payload.DATA, None)
@@ -27,7 +29,9 @@ _NONE: _Read = (Payload.NONE, None)
 def read_payload(payload: bytes | memoryview) -> _Read:
     """The kind of the payload's first bytes, and what they say, if anything. Never raises.
 
-    Fewer than five bytes of a PROXY header are too few to be told from data.
+    A payload that ends inside a PROXY header is told as such from its fifth byte on, and where it is "PROX", with
+    which nothing else begins. Fewer are not: empty lines begin bodies and keep connections alive (RFC 5626 3.5.1),
+    and requests begin with PR.
     """
     if not payload:
         return _NONE
@@ -44,25 +48,28 @@ def _read_proxy(payload: bytes) -> _Read:
         # A broken header has no known end; one that is cut has none here.
         error = str(decoded.error) if decoded.error else None
         return kind, Head(decoded.headers, error, decoded.complete, raw=payload[:RAW_LIMIT])
-    request, hello = _read_application(payload[decoded.rest :])
     raw = payload[: min(decoded.rest, RAW_LIMIT)]
-    return kind, Head(decoded.headers, None, http=request, tls=hello, raw=raw)
-
-
-def _read_application(payload: bytes) -> tuple[HttpHead | None, TlsHello | None]:
-    if payload[:1] == b"\x16":
-        return None, tls.read_client_hello(payload)
-    return http.read_head(payload), None
+    behind = payload[decoded.rest :]
+    if behind[:1] == b"\x16":
+        return kind, Head(decoded.headers, tls=tls.read_client_hello(behind), raw=raw)
+    request = http.read_head(behind)
+    return kind, Head(
+        decoded.headers,
+        http=request,
+        raw=raw,
+        more=http.read_requests(behind) if request else (),
+        h2=behind.startswith(http.PREFACE),
+    )
 
 
 def _read_letter(payload: bytes) -> _Read:
-    if begins_header(payload):
+    if begins_header(payload) or payload == _BEGUN_V1:
         return _read_proxy(payload)
     kind = http.classify(payload)
     if kind is None:
         return _DATA
     head = http.read_head(payload)
-    return kind, Head(http=head) if head else None
+    return kind, Head(http=head, more=http.read_requests(payload)) if head else None
 
 
 def _read_line_end(payload: bytes) -> _Read:

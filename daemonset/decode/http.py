@@ -1,14 +1,15 @@
 """HTTP/1 message heads (RFC 9112): the start line, and the fields that say who the client is.
 
-Only fields of an allow list are kept: what identifies a client, a request or a proxy on the way. Cookies,
-credentials and bodies are not looked at. A field whose line is cut is dropped, because half an address reads
-like another address.
+Only fields of an allow list are kept: what identifies a client, a request or a proxy on the way. Cookies and
+credentials are not looked at; bodies are passed over, to the requests behind them. A field whose line is cut is
+dropped, because half an address reads like another address.
 """
 
 from __future__ import annotations
 
 import re
 
+from daemonset.decode.http_body import message_end
 from daemonset.observation import VALUE_LIMIT, HttpHead, Payload
 
 PREFACE = b"PRI * HTTP/2.0\r\n"  # RFC 9113 section 3.4, its first line
@@ -16,12 +17,17 @@ PREFACE = b"PRI * HTTP/2.0\r\n"  # RFC 9113 section 3.4, its first line
 _KEPT = frozenset(
     {
         "cf-connecting-ip",
+        "fastly-client-ip",
         "forwarded",
         "host",
+        "traceparent",
         "true-client-ip",
         "user-agent",
         "via",
+        "x-amzn-trace-id",
         "x-client-ip",
+        "x-cluster-client-ip",
+        "x-correlation-id",
         "x-envoy-external-address",
         "x-original-forwarded-for",
         "x-probe-token",
@@ -30,6 +36,9 @@ _KEPT = frozenset(
     }
 )
 _KEPT_PREFIX = "x-forwarded-"
+
+#: How many requests behind the first are read of one segment.
+REQUEST_MAX = 64
 
 _HEAD_LIMIT = 16384  # bytes
 _FIELD_LIMIT = 128  # lines
@@ -62,9 +71,30 @@ def read_head(payload: bytes) -> HttpHead | None:
     """The head that `payload` begins with, as far as it is there; None where it is no HTTP/1 message."""
     if classify(payload) not in {Payload.HTTP_REQUEST, Payload.HTTP_RESPONSE}:
         return None
+    return _head(payload)
+
+
+def read_requests(payload: bytes) -> tuple[HttpHead, ...]:
+    """The heads of the requests behind the one that `payload` begins with, up to REQUEST_MAX.
+
+    None behind a response, nor where it is not certain where a body ends.
+    """
+    heads: list[HttpHead] = []
+    at = None if payload.startswith(b"HTTP/") else message_end(payload, 0)
+    while at is not None and at < len(payload) and len(heads) < REQUEST_MAX:
+        if payload.startswith(b"\r\n", at):
+            at += 2  # servers pass over an empty line before a request line (RFC 9112 2.2)
+        rest = payload[at : at + _HEAD_LIMIT]
+        if classify(rest) is not Payload.HTTP_REQUEST:
+            break
+        heads.append(_head(rest))
+        at = message_end(payload, at)
+    return tuple(heads)
+
+
+def _head(payload: bytes) -> HttpHead:
     lines = payload[:_HEAD_LIMIT].decode("latin-1").split("\n", _FIELD_LIMIT + 1)
-    start = lines[0].rstrip("\r")[:VALUE_LIMIT]
-    return HttpHead(start, _fields(lines[1:-1]))
+    return HttpHead(lines[0].rstrip("\r")[:VALUE_LIMIT], _fields(lines[1:-1]))
 
 
 def _fields(lines: list[str]) -> tuple[tuple[str, str], ...]:

@@ -187,7 +187,7 @@ class Batch:
         if start + 20 < body <= captured:
             tsval, tsecr, options = _read_options(frame[start + 20 : body])
         if body < stop and not icmp:
-            digest, kind, head = self._read_body(frame, body, stop, reads=True)
+            digest, kind, head = self.read_body(frame, body, stop, reads=True)
         self._rows.append(
             _pack(
                 time, src_hi, src_lo, dst_hi, dst_lo, outer_src_hi, outer_src_lo, outer_dst_hi, outer_dst_lo,
@@ -212,7 +212,7 @@ class Batch:
         body = start + header if protocol != TCP else stop
         digest = kind = head = 0
         if body < stop and not envelope.icmp:
-            digest, kind, head = self._read_body(frame, body, stop, reads=protocol == UDP)
+            digest, kind, head = self.read_body(frame, body, stop, reads=protocol == UDP)
         self._rows.append(
             _pack(
                 time, *addresses, *envelope[:4],
@@ -222,8 +222,12 @@ class Batch:
         )  # fmt: skip
         return True
 
-    def _read_body(self, frame: bytes, start: int, stop: int, *, reads: bool) -> tuple[int, int, int]:
-        """Digest, Payload and head reference of a non-empty payload, as far as it was captured."""
+    def read_body(self, frame: bytes, start: int, stop: int, *, reads: bool) -> tuple[int, int, int]:
+        """Digest, Payload and head reference of a non-empty payload, as far as it was captured.
+
+        `stop` is where the payload ends by its headers, which may lie behind the end of `frame`. `reads`: it is
+        TCP's or UDP's. Who wants the payloads themselves overrides this.
+        """
         captured = frame[start : min(stop, start + _HEAD_BYTES)]
         if not captured:
             return 0, Payload.DATA, 0

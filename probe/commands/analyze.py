@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from probe.commands.options import Format, OutputOption, end_with, quiet_progress
+from probe.commands.options import (
+    Format,
+    IngressConfigOption,
+    IngressLogOption,
+    OutputOption,
+    end_with,
+    quiet_progress,
+)
 from probe.errors import UnavailableError, UsageError, os_error
+from probe.output import note
 
 if TYPE_CHECKING:
+    from analysis.asked import Asked
     from analysis.facts import Facts
     from analysis.recording import Recording
+    from probe.session import Session
 
 
 def analyze(
@@ -50,6 +60,8 @@ def analyze(
             help="An address that is a load balancer's, where the objects do not say so. May be given many times.",
         ),
     ] = None,
+    ingress_config: IngressConfigOption = None,
+    ingress_log: IngressLogOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Judge a recorded session, or pcap files of anyone's making.
@@ -65,17 +77,23 @@ def analyze(
             "nothing to analyze; give the DIR of a recorded session, or captures as "
             "--tap KIND:NODE/INTERFACE=FILE; see 'probe analyze --help'"
         )
+    from probe.ingress import read_ingress
+
+    ingress = read_ingress(ingress_config or [], ingress_log or [], note)
     title: str | None = None
+    asked: tuple[Asked, ...] = ()
     if session is not None:
-        recording, facts, title, asked = _from_session(session)
-        service = service or asked
+        recorded = _from_session(session)
+        recording, facts, asked = recorded.recording, recorded.facts, recorded.meta.asked
+        title, service = recorded.meta.title, service or recorded.meta.service
+        ingress = recorded.meta.ingress.plus(ingress)
     else:
         recording, facts = _from_files(tap or [], conntrack or [], objects)
     service = _known_service(service, facts)
     facts = _with_balancers(facts, balancer or [])
     from analysis.analyze import analyze as judge
 
-    end_with(judge(recording, facts, service=service, title=title), output)
+    end_with(judge(recording, facts, asked=asked, service=service, title=title), output)
 
 
 def _with_balancers(facts: Facts, named: list[str]) -> Facts:
@@ -92,11 +110,10 @@ def _with_balancers(facts: Facts, named: list[str]) -> Facts:
     return msgspec.structs.replace(facts, balancers=(*facts.balancers, *named)) if named else facts
 
 
-def _from_session(path: Path) -> tuple[Recording, Facts, str | None, str | None]:
+def _from_session(path: Path) -> Session:
     from probe.session import load
 
-    session = load(path)
-    return session.recording, session.facts, session.meta.title, session.meta.service
+    return load(path)
 
 
 def _from_files(taps: list[str], tables: list[str], objects: Path | None) -> tuple[Recording, Facts]:

@@ -17,8 +17,12 @@ def decode(
         ),
     ],
     output: OutputOption = Format.TABLE,
+    receivers: Annotated[
+        bool,
+        typer.Option("--receivers", help="Say which receivers take the header, as far as that was measured."),
+    ] = False,
 ) -> None:
     """Decode PROXY protocol headers and say what is wrong with them."""
     from probe.decode import run
 
-    raise typer.Exit(run(source, output))
+    raise typer.Exit(run(source, output, receivers=receivers))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,6 +45,26 @@ OutputOption = Annotated[
 
 ProxyModeOption = Annotated[
     ProxyMode, typer.Option("--proxy-mode", help="How the lab's nodes forward, as kube-proxy would.")
+]
+
+IngressConfigOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--ingress-config",
+        metavar="FILE",
+        help="What an ingress or balancer is told: nginx.conf, the output of `nginx -T`, haproxy.cfg, or the "
+        "ConfigMap of ingress-nginx as YAML or JSON. May be given many times.",
+    ),
+]
+
+IngressLogOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--ingress-log",
+        metavar="FILE",
+        help="What a server wrote: logs of nginx, ingress-nginx, HAProxy, Envoy or uvicorn, best as "
+        "`kubectl logs --timestamps` prints them. May be given many times.",
+    ),
 ]
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from analysis.facts import Facts
 from probe.lab import namespaces, network, processes, rules, servers, small_servers
@@ -43,6 +44,8 @@ class Cluster:
         self._check_tools()
         self.tell(f"{len(plan.nodes)} nodes, {len(plan.pods)} pods: network namespaces")
         self._namespaces()
+        if servers.needs_certificate(plan):
+            self._certificate()
         for server in servers.pod_servers(plan):  # early: they start while the network is made
             self._start(server)
         self.tell("links, addresses and routes")
@@ -51,24 +54,32 @@ class Cluster:
         self._rules()
         self.tell("servers")
         self._small_servers()
-        balancer = servers.haproxy(plan)
-        if balancer:
+        balancers = servers.balancers(plan)
+        for balancer in balancers:
             self._start(balancer)
         for pid, server in self.running.values():
             self._await_listening(pid, server)
-        if balancer:
-            _await_health()
+        for balancer in balancers:
+            if balancer.argv[0] == "haproxy":
+                _await_health(balancer.name)
 
     def _check_tools(self) -> None:
         """Before anything is built, that everything is there to build it with."""
         tools = {"ip"} | {str(entry.tool) for entry in rules.rule_texts(self.plan, self.facts)}
         if self.plan.scenario.cluster.pod_network == "vxlan":
             tools.add("bridge")
-        programs = [*servers.pod_servers(self.plan), servers.haproxy(self.plan)]
-        for tool in sorted(tools) + [server.argv[0] for server in programs if server]:
+        if servers.needs_certificate(self.plan):
+            tools.add("openssl")
+        programs = [*servers.pod_servers(self.plan), *servers.balancers(self.plan)]
+        for tool in sorted(tools) + [server.argv[0] for server in programs]:
             processes.find(tool)
-        if self.plan.apps() and not all(find_spec(name) for name in ("fastapi", "uvicorn")):
-            raise LabError("fastapi and uvicorn are not installed; install them: pip install fastapi uvicorn")
+        packages = {"fastapi", "uvicorn"} if self.plan.apps() else set()
+        packages |= {"gunicorn"} if any(pod.pod.server == "gunicorn" for pod in self.plan.pods) else set()
+        if missing := sorted(name for name in packages if not find_spec(name)):
+            names = " and ".join(missing)
+            raise LabError(
+                f"{names} must be there for this scenario; install: pip install {' '.join(missing)}"
+            )
 
     def _folder(self, name: str) -> Path:
         folder = servers.FOLDER / name
@@ -152,6 +163,18 @@ class Cluster:
             "try --proxy-mode nftables, or load the kernel's modules: modprobe nft_compat ip_tables"
         )
 
+    def _certificate(self) -> None:
+        """One for everybody who speaks TLS; nobody in the lab asks who signed it."""
+        folder = self._folder("tls")
+        key, certificate = folder / "key.pem", folder / "certificate.pem"
+        argv = [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+            *("-subj", "/CN=lab.example", "-days", "2", "-keyout", str(key), "-out", str(certificate)),
+        ]
+        processes.start(argv, network.FABRIC, folder / "openssl.log").finish()
+        text = certificate.read_text(encoding="ascii") + key.read_text(encoding="ascii")
+        servers.CERTIFICATE.write_text(text, encoding="ascii")
+
     def _start(self, server: servers.Server) -> None:
         folder = self._folder(server.name)
         for name, text in server.files.items():
@@ -217,22 +240,33 @@ def _open_ports(namespace: str) -> set[tuple[str, int]]:
     return found
 
 
-def _await_health() -> None:
-    """Until HAProxy has checked every node once and one of them is up. Raises LabError."""
+def _await_health(host: str) -> None:
+    """Until a balancer's HAProxy has checked every server once, and in each section one is up. Raises LabError."""
     deadline = time.monotonic() + _SERVER_PATIENCE
+    states: list[_Checked] = []
     while time.monotonic() < deadline:
-        states = _haproxy_states()
-        if states and all(check != "INI" for _, check in states) and any(up == "UP" for up, _ in states):
+        states = _haproxy_states(host)
+        sections = {state.section for state in states}
+        up = {state.section for state in states if state.status in {"UP", "no check"}}
+        if states and all(state.check != "INI" for state in states) and sections == up:
             return
         time.sleep(_POLL)
-    raise LabError(f"the load balancer finds no healthy node: {_haproxy_states()}")
+    raise LabError(f"the load balancer finds no healthy node: {states}")
 
 
-def _haproxy_states() -> list[tuple[str, str]]:
-    """(status, check_status) of each server, from the statistics socket (HAProxy management guide, 9.1)."""
+class _Checked(NamedTuple):
+    """One server of HAProxy's, in the words of its statistics."""
+
+    section: str
+    status: str
+    check: str
+
+
+def _haproxy_states(host: str) -> list[_Checked]:
+    """Every server, from the statistics socket (HAProxy management guide, 9.1); none while it does not answer."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
-            connection.connect(str(servers.HAPROXY_SOCKET))
+            connection.connect(str(servers.haproxy_socket(host)))
         except OSError:
             return []
         connection.sendall(b"show stat\n")
@@ -240,6 +274,9 @@ def _haproxy_states() -> list[tuple[str, str]]:
         while chunk := connection.recv(65536):
             text += chunk
     lines = text.decode("utf-8", "replace").removeprefix("# ").splitlines()
-    rows = list(csv.DictReader(line for line in lines if line))
-    backends = [row for row in rows if row["svname"] not in {"FRONTEND", "BACKEND"}]
-    return [(row["status"], row["check_status"].removeprefix("* ")) for row in backends]
+    rows = csv.DictReader(line for line in lines if line)
+    return [
+        _Checked(row["pxname"], row["status"], row["check_status"].removeprefix("* "))
+        for row in rows
+        if row["svname"] not in {"FRONTEND", "BACKEND"}
+    ]

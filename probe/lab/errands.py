@@ -6,13 +6,18 @@ from typing import Literal
 
 import msgspec
 
+from probe.lab.plan import host_and_port
 from probe.lab.scenario import Outcome
 
 PAUSE = 0.03  # seconds from one request to the next: apart enough to be told apart in a listing
 
 
 class Errand(msgspec.Struct, frozen=True):
-    """One request to send. `index` counts requests of the scenario, `number` repetitions of one of them."""
+    """One connection to make. `index` counts requests of the scenario, `number` repetitions of one of them.
+
+    It carries `requests` requests, numbered from `number` on: one after the other's answer, or all at once where
+    `pipelined`. `proxy` are bytes to send before all else, before TLS too. `headers` are further fields.
+    """
 
     index: int
     number: int
@@ -23,10 +28,21 @@ class Errand(msgspec.Struct, frozen=True):
     path: str
     patience: float
     delay: float = 0.0
+    requests: int = 1
+    pipelined: bool = False
+    headers: dict[str, str] = {}
+    proxy: bytes = b""
+    tls: bool = False
+    h2c: bool = False
+
+    @property
+    def authority(self) -> str:
+        """The server's name in a request."""
+        return host_and_port(self.target, self.port)
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What the client saw of it. Addresses are those of its own socket; times are seconds since the epoch."""
+    """What the client saw of one request. Addresses are those of its own socket; times are seconds since the epoch."""
 
     index: int
     number: int

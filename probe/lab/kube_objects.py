@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from probe.lab.plan import APP_PORT, APP_SERVICE, Addresses, Plan, PlannedNode, PlannedPod
+from probe.lab.plan import (
+    APP_PORT,
+    APP_SERVICE,
+    APP_SERVICE_PORT,
+    CLUSTER_CIDRS,
+    Addresses,
+    Plan,
+    PlannedNode,
+    PlannedPod,
+)
 from probe.lab.scenario import Family
 
 Json = dict[str, Any]
 
-CLUSTER_CIDRS: Addresses = {"ipv4": "10.244.0.0/16", "ipv6": "fd00:10:244::/48"}
 SERVICE_CIDRS: Addresses = {"ipv4": "10.96.0.0/16", "ipv6": "fd00:10:96::/112"}
 _FAMILY_NAMES: dict[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
 
@@ -156,18 +164,24 @@ def _load_balancer(plan: Plan) -> Json:
 
 
 def _app_service(plan: Plan) -> Json:
+    app = plan.scenario.app_service
+    port: Json = {"name": "http", "protocol": "TCP", "port": APP_SERVICE_PORT, "targetPort": APP_PORT}
+    spec: Json = {
+        "type": "ClusterIP",
+        "clusterIP": plan.app_cluster_ip[plan.families[0]],
+        "clusterIPs": list(plan.app_cluster_ip.values()),
+        "internalTrafficPolicy": "Cluster",
+        "selector": {"app": APP_SERVICE},
+        "ports": [port],
+    }
+    if app.node_port:
+        port["nodePort"] = app.node_port
+        spec |= {"type": "NodePort", "externalTrafficPolicy": app.external_policy}
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": APP_SERVICE, "namespace": plan.scenario.service.namespace},
-        "spec": {
-            "type": "ClusterIP",
-            "clusterIP": plan.app_cluster_ip[plan.families[0]],
-            "clusterIPs": list(plan.app_cluster_ip.values()),
-            "internalTrafficPolicy": "Cluster",
-            "selector": {"app": APP_SERVICE},
-            "ports": [{"name": "http", "protocol": "TCP", "port": 80, "targetPort": APP_PORT}],
-        },
+        "spec": spec,
         "status": {"loadBalancer": {}},
     }
 

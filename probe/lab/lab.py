@@ -22,11 +22,12 @@ from typing import IO, Any, Literal, Self
 
 import msgspec
 
-from probe.lab import control
+from probe.lab import control, servers
 from probe.lab.errands import PAUSE, Errand, Result
 from probe.lab.errors import LabError
 from probe.lab.kube_objects import objects
 from probe.lab.plan import Plan, ProxyMode, make_plan, same_address
+from probe.lab.proxy_headers import Ends, proxy_header
 from probe.lab.scenario import Scenario
 
 _ENDED = "the lab has ended; start it again"
@@ -176,6 +177,11 @@ class Lab:
         """The cluster's objects, as `kubectl get nodes,pods,services,endpointslices,configmaps -A -o json`."""
         return objects(self.plan)
 
+    def configs(self) -> dict[str, str]:
+        """What every server was told, by its pod's or host's name: its configuration file, or its command line."""
+        programs = [*servers.pod_servers(self.plan), *servers.balancers(self.plan)]
+        return {program.name: program.configuration for program in programs}
+
     def places(self) -> list[Place]:
         """Every place where an agent can run: clients, the balancer, nodes."""
         return [Place(host.name, host.role, tuple(host.addresses.values())) for host in self.plan.hosts]
@@ -255,22 +261,36 @@ class Lab:
         by_place: dict[str, list[Errand]] = {}
         delay = 0.0
         for index, request in enumerate(self.scenario.requests):
-            target, port = self.plan.target_of(request)
-            for number in range(request.count):
-                errand = Errand(
-                    index=index,
-                    number=number,
-                    protocol=self.scenario.service.protocol,
-                    source=self.plan.source_of(request),
-                    target=target,
-                    port=port,
-                    path="/debug/ip",
-                    patience=request.patience,
-                    delay=delay,
-                )
+            for connection in range(request.count):
+                errand = self._errand(index, connection * request.per_connection, delay)
                 by_place.setdefault(request.from_, []).append(errand)
                 delay += PAUSE
         return by_place
+
+    def _errand(self, index: int, number: int, delay: float) -> Errand:
+        request = self.scenario.requests[index]
+        target, port = self.plan.target_of(request)
+        proxy, header = request.proxy, b""
+        if proxy:
+            ends = Ends(proxy.source, proxy.port, target, port) if proxy.source else None
+            header = proxy_header(proxy.version, ends)
+        return Errand(
+            index=index,
+            number=number,
+            protocol=self.scenario.service.protocol,
+            source=self.plan.source_of(request),
+            target=target,
+            port=port,
+            path="/debug/ip",
+            patience=request.patience,
+            delay=delay,
+            requests=request.per_connection,
+            pipelined=request.pipelined,
+            headers=request.headers,
+            proxy=header,
+            tls=request.tls,
+            h2c=request.h2c,
+        )
 
     def _answer(self, place: str, result: Result) -> Answer:
         """Hold what came back against what must come back."""

@@ -8,6 +8,7 @@ what               IPv4                IPv6
 node N             172.30.0.(10+N)     fd00:30::(10+N)
 client N           172.30.0.(100+N)    fd00:30::(100+N)
 balancer           172.30.0.150        fd00:30::150
+edge balancer      172.30.0.151        fd00:30::151
 VIP                172.30.0.200        fd00:30::200
 external IP        172.30.0.220        fd00:30::220
 pods of node N     10.244.N.0/24       fd00:10:244:N::/64
@@ -27,19 +28,29 @@ from typing import Literal
 
 import msgspec
 
-from probe.lab.scenario import Balancer, Family, Pod, Request, Scenario
+from probe.lab.complaints import is_place
+from probe.lab.scenario import Family, Pod, Request, Scenario
 
 ProxyMode = Literal["iptables", "nftables"]
 
 APP_SERVICE = "app"
+APP_SERVICE_PORT = 80
 
-#: Where each role of pod listens. nginx takes plain HTTP on 8080 and PROXY-headed HTTP on 8081.
+#: Where each role of pod listens. nginx takes plain HTTP on 8080 and PROXY-headed HTTP on 8081; with TLS, 8443.
 ECHO_PORT = 8080
 PROXY_PORT = 8081
+TLS_PORT = 8443
 HOST_PORT = 80
 APP_PORT = 8000
 DNS_PORT = 5353
 HEALTHZ_PORT = 10256  # kube-proxy's own
+
+#: Headers by which a server says whom it spoke with and which pod it is.
+PEER_HEADER = "X-Lab-Peer"
+POD_HEADER = "X-Lab-Pod"
+
+CLUSTER_CIDRS: dict[Family, str] = {"ipv4": "10.244.0.0/16", "ipv6": "fd00:10:244::/48"}
+EVERYONE: dict[Family, str] = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
 
 Addresses = dict[Family, str]
 
@@ -90,6 +101,8 @@ class PlannedPod(msgspec.Struct, frozen=True):
             return DNS_PORT
         if self.pod.host_network:
             return HOST_PORT
+        if self.pod.tls:
+            return TLS_PORT
         return PROXY_PORT if self.pod.proxy_protocol else ECHO_PORT
 
 
@@ -101,6 +114,7 @@ class Plan(msgspec.Struct, frozen=True):
     nodes: tuple[PlannedNode, ...]
     clients: tuple[Host, ...]
     lb: Host | None
+    edge: Host | None
     pods: tuple[PlannedPod, ...]
     vip: Addresses
     external_ip: Addresses
@@ -115,8 +129,12 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def hosts(self) -> tuple[Host, ...]:
         """Everything with a NIC on the fabric."""
-        balancer = (self.lb,) if self.lb else ()
-        return (*self.clients, *balancer, *(node.host for node in self.nodes))
+        return (*self.clients, *self.balancers, *(node.host for node in self.nodes))
+
+    @property
+    def balancers(self) -> tuple[Host, ...]:
+        """The hosts before the cluster, in the order of the way in."""
+        return tuple(host for host in (self.edge, self.lb) if host)
 
     def node(self, name: str) -> PlannedNode:
         """The node of that name."""
@@ -163,34 +181,59 @@ class Plan(msgspec.Struct, frozen=True):
             "vip": (self.vip, service.port),
             "external-ip": (self.external_ip, service.port),
             "cluster-ip": (self.cluster_ip, service.port),
+            "app-cluster-ip": (self.app_cluster_ip, APP_SERVICE_PORT),
         }
         named |= {node.name: (node.host.addresses, service.node_port) for node in self.nodes}
         named |= {pod.name: (pod.addresses, pod.port) for pod in self.pods}
         if self.lb and self.scenario.balancer:
             named["balancer"] = (self.lb.addresses, self.scenario.balancer.port)
+        if self.edge and self.scenario.edge:
+            named["edge"] = (self.edge.addresses, self.scenario.edge.port)
         addresses, port = named[request.to]
         return addresses[family], request.port or port
 
     def resolve(self, who: str, request: Request) -> str:
-        """The address that `Expect.seen` means: "client", "balancer", "node:NAME", "bridge:NAME" and so on.
+        """The address that `Expect.seen` means: "client", "forged:ADDRESS", or a place.
 
         Raises KeyError where it means nothing in this cluster.
         """
-        family = self.family_of(request)
-        kind, _, name = who.partition(":")
-        if kind == "client":
+        if who == "client":
             return self.source_of(request)
-        if kind == "balancer" and self.lb:
-            return self.lb.addresses[family]
-        if kind == "pod":
-            return self.pod(name).addresses[family]
-        node = self.node(name)
-        known: dict[str, Addresses] = {
-            "node": node.host.addresses,
-            "bridge": node.bridge,
-            "tunnel": node.tunnel,
-        }
-        return known[kind][family]
+        if who.startswith("forged:"):
+            return who.removeprefix("forged:")
+        return self.address(who, self.family_of(request))
+
+    def address(self, who: str, family: Family) -> str:
+        """The address of a place: "balancer", "edge", "node:NAME", "bridge:NAME", "tunnel:NAME", "pod:NAME".
+
+        Raises KeyError where there is no such place.
+        """
+        known: dict[str, Addresses] = {f"pod:{pod.name}": pod.addresses for pod in self.pods}
+        known |= {"balancer": self.lb.addresses} if self.lb else {}
+        known |= {"edge": self.edge.addresses} if self.edge else {}
+        for node in self.nodes:
+            known |= {
+                f"node:{node.name}": node.host.addresses,
+                f"bridge:{node.name}": node.bridge,
+                f"tunnel:{node.name}": node.tunnel,
+            }
+        return known[who][family]
+
+    def trusted(self, texts: tuple[str, ...]) -> list[str]:
+        """Addresses and ranges that are meant by the names of `Nginx.real_ip_from`, in all families."""
+        found: list[str] = []
+        for text in texts:
+            if text == "nodes":
+                found += [address for node in self.nodes for address in node.host.addresses.values()]
+            elif text == "pods":
+                found += [CLUSTER_CIDRS[family] for family in self.families]
+            elif text == "everyone":
+                found += [EVERYONE[family] for family in self.families]
+            elif is_place(self.scenario, text):
+                found += [self.address(text, family) for family in self.families]
+            else:
+                found.append(text)
+        return found
 
 
 def make_plan(scenario: Scenario, proxy_mode: ProxyMode) -> Plan:
@@ -206,7 +249,8 @@ def make_plan(scenario: Scenario, proxy_mode: ProxyMode) -> Plan:
         proxy_mode=proxy_mode,
         nodes=nodes,
         clients=clients,
-        lb=_balancer(scenario.balancer, cluster.families),
+        lb=Host("lb", "lb", 1, _fabric(150, cluster.families)) if scenario.balancer else None,
+        edge=Host("edge", "lb", 2, _fabric(151, cluster.families)) if scenario.edge else None,
         pods=_pods(scenario, nodes),
         vip=_fabric(200, cluster.families) if scenario.service.vip else {},
         external_ip=_fabric(220, cluster.families) if scenario.service.external_ip else {},
@@ -241,10 +285,6 @@ def _node(number: int, families: tuple[Family, ...]) -> PlannedNode:
     )
 
 
-def _balancer(balancer: Balancer | None, families: tuple[Family, ...]) -> Host | None:
-    return Host("lb", "lb", 1, _fabric(150, families)) if balancer else None
-
-
 def _pods(scenario: Scenario, nodes: tuple[PlannedNode, ...]) -> tuple[PlannedPod, ...]:
     planned: list[PlannedPod] = []
     used: dict[str, int] = {}
@@ -272,3 +312,8 @@ def _pods(scenario: Scenario, nodes: tuple[PlannedNode, ...]) -> tuple[PlannedPo
 def same_address(left: str, right: str) -> bool:
     """Whether two spellings mean one address."""
     return ip_address(left) == ip_address(right)
+
+
+def host_and_port(address: str, port: int) -> str:
+    """As URLs and configuration files write it."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,7 +1,8 @@
 """A client host of the lab at work: sends requests and tells, for each, what it saw itself.
 
 Run as `python -m probe.lab.player` inside the client's network namespace: a JSON list of `Errand` on stdin, one
-JSON line of `Result` per request on stdout, in the order in which they end.
+JSON line of `Result` per request on stdout, in the order in which they end. A connection that fails is told once,
+for the request that it failed.
 """
 
 from __future__ import annotations
@@ -10,26 +11,34 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import sys
 import time
+from collections.abc import AsyncIterator
 
 import msgspec
 
+from probe.lab import http1, http2
+from probe.lab.channel import Channel
 from probe.lab.errands import Errand, Result
+from probe.lab.http1 import HttpAnswer
+from probe.lab.plan import PEER_HEADER, POD_HEADER
 from probe.lab.scenario import Outcome
-from probe.lab.servers import PEER_HEADER, POD_HEADER
 from probe.lab.small_servers import dns_query, dns_text
 
-_ANSWER_LIMIT = 1 << 20
 _DNS_NAME = "who.am.i"
+_CLOSING = 1.0  # seconds that a server has to close after the last answer
 
-
-class _Exchange(msgspec.Struct):
-    """What came back, as far as it came."""
-
-    outcome: Outcome = "error"
-    error: str | None = None
-    data: bytes = b""
+#: How a request can end that got no answer: the exception, and what the lab calls it. The first that fits.
+_OUTCOMES: tuple[tuple[type[BaseException], Outcome], ...] = (
+    (TimeoutError, "timeout"),
+    (ConnectionRefusedError, "refused"),
+    (ConnectionResetError, "reset"),
+    (BrokenPipeError, "reset"),
+    (EOFError, "empty"),
+    (OSError, "error"),
+    (ValueError, "error"),
+)
 
 
 async def play(errands: list[Errand]) -> None:
@@ -45,11 +54,6 @@ async def _play(errand: Errand) -> None:
         connection.setblocking(False)
         # Bound first, so that the port is known of connections that are never answered as well.
         connection.bind((errand.source, 0))
-        started = time.time()
-        exchange, query = _Exchange(), b""
-        if errand.protocol == "udp":
-            query = dns_query(_DNS_NAME)
-        await _exchange(connection, errand, query, exchange)
         result = Result(
             index=errand.index,
             number=errand.number,
@@ -58,61 +62,116 @@ async def _play(errand: Errand) -> None:
             target=errand.target,
             target_port=errand.port,
             protocol=errand.protocol,
-            outcome=exchange.outcome,
-            error=exchange.error,
-            started=started,
-            ended=time.time(),
+            outcome="error",
+            started=time.time(),
+            ended=0.0,
         )
-    understood = (
-        _understand_dns(result, query, exchange.data) if query else _understand(result, exchange.data)
-    )
-    sys.stdout.write(msgspec.json.encode(understood).decode() + "\n")
+        try:
+            # The timeout is one for the whole connection.
+            async with asyncio.timeout(errand.patience):
+                async for answer in _answers(connection, errand):
+                    _tell(_understood(result, answer))
+                    result = msgspec.structs.replace(
+                        result, number=result.number + 1, started=_started(errand, result)
+                    )
+        except tuple(kind for kind, _ in _OUTCOMES) as error:
+            _tell(_failed(result, errand, error))
+
+
+def _started(errand: Errand, last: Result) -> float:
+    """When the next request of a connection goes out."""
+    return last.started if errand.pipelined else time.time()
+
+
+def _failed(result: Result, errand: Errand, error: BaseException) -> Result:
+    outcome = next(name for kind, name in _OUTCOMES if isinstance(error, kind))
+    words = f"no answer within {errand.patience} s" if outcome == "timeout" else str(error)
+    return msgspec.structs.replace(result, outcome=outcome, error=words, ended=time.time())
+
+
+def _tell(result: Result) -> None:
+    sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
     sys.stdout.flush()
 
 
-async def _exchange(connection: socket.socket, errand: Errand, query: bytes, exchange: _Exchange) -> None:
-    try:
-        async with asyncio.timeout(errand.patience):
-            if query:
-                await _ask(connection, errand, query, exchange)
-            else:
-                await _get(connection, errand, exchange)
-    except TimeoutError:
-        exchange.outcome, exchange.error = "timeout", f"no answer within {errand.patience} s"
-    except ConnectionRefusedError as error:
-        exchange.outcome, exchange.error = "refused", str(error)
-    except ConnectionResetError as error:
-        exchange.outcome, exchange.error = "reset", str(error)
-    except OSError as error:
-        exchange.outcome, exchange.error = "error", str(error)
+async def _answers(connection: socket.socket, errand: Errand) -> AsyncIterator[HttpAnswer]:
+    """The answers to an errand's requests, as they come. Raises EOFError where the server closed without a byte."""
+    await asyncio.get_running_loop().sock_connect(connection, (errand.target, errand.port))
+    channel = Channel(connection)
+    if errand.protocol == "udp":
+        yield await _ask_dns(channel)
+        return
+    if errand.proxy:
+        await channel.send(errand.proxy)
+    if errand.tls:
+        try:
+            await channel.begin_tls()
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:  # which one depends on OpenSSL
+            raise _nothing(channel) or error from error
+    exchange = _http2(channel, errand) if errand.h2c else _http1(channel, errand)
+    async for answer in exchange:
+        yield answer
 
 
-async def _get(connection: socket.socket, errand: Errand, exchange: _Exchange) -> None:
-    loop = asyncio.get_running_loop()
-    await loop.sock_connect(connection, (errand.target, errand.port))
-    host = f"[{errand.target}]" if ":" in errand.target else errand.target
-    request = (
-        f"GET {errand.path} HTTP/1.1\r\nHost: {host}:{errand.port}\r\nUser-Agent: probe-lab\r\n"
-        "Accept: */*\r\nConnection: close\r\n\r\n"
+def _nothing(channel: Channel) -> EOFError | None:
+    return None if channel.received else EOFError("closed without a byte")
+
+
+async def _http1(channel: Channel, errand: Errand) -> AsyncIterator[HttpAnswer]:
+    requests = [
+        http1.get(errand.authority, errand.path, errand.headers, last=number == errand.requests - 1)
+        for number in range(errand.requests)
+    ]
+    if errand.pipelined:
+        requests = [b"".join(requests), *[b""] * (errand.requests - 1)]
+    reader = http1.Reader()
+    for number, request in enumerate(requests, 1):
+        await channel.send(request)
+        answer, ended = reader.take(), False
+        while answer is None:
+            if ended:
+                raise _nothing(channel) or ConnectionResetError("closed before the answer")
+            data = await channel.receive()
+            ended = not data
+            reader.feed(data)
+            answer = reader.take(ended=ended)
+        if number == errand.requests:
+            await _await_close(channel)
+        yield answer
+
+
+async def _await_close(channel: Channel) -> None:
+    """Let the server close first, as a patient client does; one that was asked to close and does not is left."""
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        async with asyncio.timeout(_CLOSING):
+            while await channel.receive():
+                pass
+
+
+async def _http2(channel: Channel, errand: Errand) -> AsyncIterator[HttpAnswer]:
+    await channel.send(
+        http2.get(errand.authority, errand.path, {"user-agent": "probe-lab", **errand.headers})
     )
-    await loop.sock_sendall(connection, request.encode())
-    while len(exchange.data) < _ANSWER_LIMIT and (chunk := await loop.sock_recv(connection, 65536)):
-        exchange.data += chunk
-    exchange.outcome = "answered" if exchange.data else "empty"
+    reader = http2.Reader()
+    while not reader.complete:
+        data = await channel.receive()
+        if not data:
+            raise _nothing(channel) or ConnectionResetError("closed before the answer")
+        reader.feed(data)
+        if reader.reply:
+            await channel.send(reader.reply)
+            reader.reply = b""
+    yield HttpAnswer(reader.status, {}, reader.body)
 
 
-async def _ask(connection: socket.socket, errand: Errand, query: bytes, exchange: _Exchange) -> None:
-    loop = asyncio.get_running_loop()
-    await loop.sock_connect(connection, (errand.target, errand.port))
-    await loop.sock_sendall(connection, query)
-    exchange.data = await loop.sock_recv(connection, 512)
-    exchange.outcome = "answered"
-
-
-def _understand_dns(result: Result, query: bytes, data: bytes) -> Result:
-    text = dns_text(query, data) or ""
-    seen, port = _address_and_port(text)
-    return msgspec.structs.replace(result, seen=seen, seen_port=port, peer=seen, peer_port=port)
+async def _ask_dns(channel: Channel) -> HttpAnswer:
+    """The name server's words, in the form in which a web server would have said them."""
+    query = dns_query(_DNS_NAME)
+    await channel.send(query)
+    seen = dns_text(query, await channel.receive()) or ""
+    address, port = _address_and_port(seen)
+    said = {"client_host": address, "client_port": port}
+    return HttpAnswer(None, {PEER_HEADER.lower(): seen}, json.dumps(said).encode())
 
 
 def _address_and_port(text: str) -> tuple[str | None, int | None]:
@@ -121,30 +180,25 @@ def _address_and_port(text: str) -> tuple[str | None, int | None]:
     return (address, int(port)) if port.isdigit() else (None, None)
 
 
-def _understand(result: Result, data: bytes) -> Result:
+def _understood(result: Result, answer: HttpAnswer) -> Result:
     """The result with what the answer says: status, who the application saw, which pod answered."""
-    head, _, body = data.partition(b"\r\n\r\n")
-    lines = head.decode("latin-1").split("\r\n")
-    fields = {
-        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
-    }
-    words = lines[0].split(" ")
-    status = int(words[1]) if len(words) > 1 and words[1].isdigit() else None
-    answer: dict[str, object] = {}
+    said: dict[str, object] = {}
     with contextlib.suppress(ValueError):
-        parsed = json.loads(body)
-        answer = parsed if isinstance(parsed, dict) else {}
-    seen, port = answer.get("client_host"), answer.get("client_port")
-    peer, peer_port = _address_and_port(fields.get(PEER_HEADER.lower(), ""))
+        parsed = json.loads(answer.body)
+        said = parsed if isinstance(parsed, dict) else {}
+    peer, peer_port = _address_and_port(answer.fields.get(PEER_HEADER.lower(), str(said.get("peer", ""))))
+    seen, port, pod = said.get("client_host"), said.get("client_port"), said.get("pod")
     return msgspec.structs.replace(
         result,
-        status=status,
+        outcome="answered",
+        ended=time.time(),
+        status=answer.status,
         seen=seen if isinstance(seen, str) else None,
         seen_port=port if isinstance(port, int) else None,
         peer=peer,
         peer_port=peer_port,
-        pod=fields.get(POD_HEADER.lower()),
-        answer=answer,
+        pod=answer.fields.get(POD_HEADER.lower(), pod if isinstance(pod, str) else None),
+        answer=said,
     )
 
 

@@ -28,6 +28,7 @@ PACKAGES = {
     "ip6tables-restore": "iptables",
     "ip": "iproute2",
     "bridge": "iproute2",
+    "openssl": "openssl",
 }
 
 #: System tools live here even where a user's PATH does not say so.

@@ -12,8 +12,8 @@ from probe.lab.forwarding import extras
 from probe.lab.forwarding.iptables import iptables_rules
 from probe.lab.forwarding.nftables import nftables_rules
 from probe.lab.forwarding.services import IpVersion, NodeFacts
-from probe.lab.kube_objects import CLUSTER_CIDRS, SERVICE_CIDRS
-from probe.lab.plan import Plan, PlannedNode, PlannedPod
+from probe.lab.kube_objects import SERVICE_CIDRS
+from probe.lab.plan import CLUSTER_CIDRS, Plan, PlannedNode, PlannedPod
 from probe.lab.scenario import Family
 
 Tool = Literal["iptables-restore", "ip6tables-restore", "nft"]

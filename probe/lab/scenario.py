@@ -8,19 +8,15 @@ An unknown key is an error: a typo must not quietly play another scenario.
 from __future__ import annotations
 
 import tomllib
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from probe.lab.complaints import complaints
 from probe.lab.errors import ScenarioError
 
 FOLDER = Path(__file__).parent / "scenarios"
-
-#: More nodes than this would run into the addresses of clients (DESIGN of addresses: see plan.py).
-MAX_NODES = 80
-MAX_CLIENTS = 40
 
 #: What one client can have open at a time, and how long one may want to watch it wait.
 MAX_COUNT = 500
@@ -36,6 +32,12 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Family = Literal["ipv4", "ipv6"]
 Role = Literal["echo", "ingress", "app", "dns", "client", "svclb"]
 Outcome = Literal["answered", "timeout", "refused", "reset", "empty", "error"]
+
+#: HAProxy's names for what it adds to a PROXY header of version 2 (its manual, proxy-v2-options).
+ProxyOption = Literal[
+    "ssl", "cert-cn", "ssl-cipher", "cert-sig", "cert-key", "authority", "crc32c", "unique-id"
+]
+FieldName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 
 
 class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,17 +58,53 @@ class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bridge_netfilter: bool | None = None
 
 
-class Balancer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The external load balancer, on a host of its own.
+class Frontend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A port of a balancer, and what becomes of a connection to it. All but `port` and `targets` needs HAProxy.
 
-    `haproxy` ends the connection and opens its own (mode tcp), `snat` rewrites both addresses in the kernel,
-    `router` passes the packet on with the VIP still in it. It sends to `targets`, nodes by name.
+    `mode`: "tcp" passes bytes on; "http" reads requests, adds the client to X-Forwarded-For, and sends requests of
+    any client through connections that it keeps open. `send_proxy`: the PROXY header before the bytes, of version 2
+    with `proxy_options` (HAProxy's proxy-v2-options). `accept_proxy`: it expects such a header itself. `tls`: it
+    ends TLS. `targets`: nodes by name, in the edge's case "balancer"; none: the balancer's.
+    `check`: how it finds out which targets live: "kube-proxy" asks the health check node port (or kube-proxy's own
+    health), "tcp" opens a connection to the node port, "proxy" does so and sends a header there (check-send-proxy).
+    Of the kind `relay` only: `split` is how many bytes of the PROXY header go into the first segment, 0: all.
+    `proxy_text` are the characters (Latin-1) that it sends instead of a proper header, with {source}, {destination},
+    {source_port} and {destination_port} replaced by those of the client's connection.
     """
 
-    kind: Literal["haproxy", "snat", "router"]
-    targets: tuple[str, ...]
     port: Port = 80
+    mode: Literal["tcp", "http"] = "tcp"
     send_proxy: Literal["none", "v1", "v2"] = "none"
+    proxy_options: tuple[ProxyOption, ...] = ()
+    accept_proxy: bool = False
+    tls: bool = False
+    targets: tuple[str, ...] = ()
+    check: Literal["kube-proxy", "tcp", "proxy"] = "kube-proxy"
+    split: Annotated[int, msgspec.Meta(ge=0, le=536)] = 0
+    proxy_text: str = ""
+
+
+class Balancer(Frontend, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The external load balancer, on a host of its own: its first frontend, and more of them in `frontends`.
+
+    `haproxy` ends the connection and opens its own, `relay` does so too (a program of the lab), `snat` rewrites
+    both addresses in the kernel, `router` passes the packet on with the VIP still in it.
+    """
+
+    kind: Literal["haproxy", "relay", "snat", "router"]
+    frontends: tuple[Frontend, ...] = ()
+
+    @property
+    def ends_connections(self) -> bool:
+        """Whether a connection to it ends there."""
+        return self.kind in {"haproxy", "relay"}
+
+    def all_frontends(self) -> tuple[Frontend, ...]:
+        """Its own settings first, then the others with their targets filled in."""
+        others = (
+            msgspec.structs.replace(each, targets=each.targets or self.targets) for each in self.frontends
+        )
+        return (self, *others)
 
 
 class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,12 +127,53 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     session_affinity: Literal["None", "ClientIP"] = "None"
 
 
+class AppService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The application's own Service, where there are app pods: of type ClusterIP unless it has a node port."""
+
+    node_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    external_policy: Literal["Cluster", "Local"] = "Cluster"
+
+
+class Nginx(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How nginx in an echo or ingress pod finds out who the client is, and what it tells the application.
+
+    `real_ip_from` (set_real_ip_from): whom it believes, as addresses, ranges or places: "balancer", "edge",
+    "node:NAME", "bridge:NAME", "pod:NAME", "nodes", "pods" (their whole network), "everyone". None: the balancer
+    where it expects PROXY headers, else nobody. `real_ip_header`: what it believes them; None: the PROXY header
+    where it expects one, else X-Forwarded-For. `recursive` (real_ip_recursive): it looks further to the left while
+    an address is one of those that it believes.
+    `forwarded`: the application's X-Forwarded-For is what came and the client ("append"), the client alone
+    ("overwrite") or what came ("pass"). `keepalive`: connections to applications stay open for requests of any
+    client. `apps`: the app pods that it sends to, by name; none: all. `h2c`: it takes HTTP/2 without TLS only.
+    """
+
+    real_ip_from: tuple[str, ...] | None = None
+    real_ip_header: FieldName | None = None
+    recursive: bool = False
+    forwarded: Literal["append", "overwrite", "pass"] = "append"
+    keepalive: bool = False
+    apps: tuple[str, ...] = ()
+    h2c: bool = False
+
+
+class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the application's server is told whom it may believe, in its own options.
+
+    `proxy_headers` and `forwarded_allow_ips` are uvicorn's; in the latter `{PLACE}` stands for that place's
+    address, as in "{pod:ingress-1}". None: the ingress pods' addresses.
+    """
+
+    proxy_headers: bool = True
+    forwarded_allow_ips: str | None = None
+
+
 class Pod(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A pod and what runs in it.
 
-    `echo`: nginx that itself answers who it saw · `ingress`: nginx in front of the `app` pods · `app`: FastAPI
+    `echo`: a server that itself answers who it saw · `ingress`: nginx in front of the `app` pods · `app`: FastAPI
     under uvicorn · `dns`: a UDP name server · `client`: sends requests · `svclb`: a pod that load-balances for
     the Service by DNAT and masquerade. echo, ingress and dns pods are the Service's endpoints.
+    `server` is what serves in an echo pod. `proxy_protocol`: it expects PROXY headers. `tls`: it expects TLS.
     """
 
     name: Name
@@ -104,7 +183,11 @@ class Pod(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serving: bool = True
     terminating: bool = False
     host_network: bool = False
+    server: Literal["nginx", "haproxy", "gunicorn"] = "nginx"
     proxy_protocol: bool = False
+    tls: bool = False
+    nginx: Nginx = Nginx()
+    app: App = App()
 
 
 class CrossNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,11 +201,12 @@ class CrossNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What must come of a request, known by construction.
 
-    `seen` and `peer` say whose address the application, and the endpoint itself, must see: "client",
-    "node:NAME", "bridge:NAME" (the node's address on the pod bridge), "tunnel:NAME" (on its VXLAN device),
-    "balancer", "pod:NAME"; "" where no answer comes. `peer` "" is the same as `seen`. `snat` is where the source
-    address is replaced: a node's name, "balancer" or "pod:NAME"; "" nowhere. `hops` are points that the connection
-    passes, in this order and as "place/point"; others may lie between. `findings` are all codes, no more, no fewer.
+    `seen` and `peer` say whose address the application, and the endpoint itself, must see: "client", "balancer",
+    "edge", "node:NAME", "bridge:NAME" (the node's address on the pod bridge), "tunnel:NAME" (on its VXLAN device),
+    "pod:NAME", "forged:ADDRESS"; "" where nobody says. `peer` "" is the same as `seen`.
+    `snat` is where the source address is replaced: a node's name, "balancer", "edge" or "pod:NAME"; "" nowhere.
+    `hops` are points that the connection passes, in this order and as "place/point"; others may lie between.
+    `findings` are all codes, no more, no fewer.
     """
 
     verdict: Literal["preserved", "lost", "blackholed", "inconclusive"]
@@ -136,11 +220,22 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     findings: tuple[str, ...] = ()
 
 
+class ProxyHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A PROXY header that a client makes up: who it says it is. Without `source`: UNKNOWN (v1) or LOCAL (v2)."""
+
+    version: Literal[1, 2] = 1
+    source: str = ""
+    port: Port = 40000
+
+
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Requests to send: from a client host or a client pod, to a place by name.
 
-    `to` is a node's name (its node port), "balancer", "vip", "external-ip", "cluster-ip" or a pod's name;
-    `port` overrides the port that follows from it.
+    `to` is a node's name (its node port), "balancer", "edge" (the balancer before it), "vip", "external-ip",
+    "cluster-ip", "app-cluster-ip" or a pod's name; `port` overrides the port that follows from it.
+    `count` connections carry `per_connection` requests each, one after the other's answer, or at once if
+    `pipelined`. `headers` are further fields of each. `proxy` is sent first. `tls`: within TLS. `h2c`: HTTP/2 with
+    prior knowledge.
     """
 
     expect: Expect
@@ -149,21 +244,29 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     family: Family | None = None
     count: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)] = 3
+    per_connection: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)] = 1
+    pipelined: bool = False
+    headers: dict[FieldName, str] = {}
+    proxy: ProxyHeader | None = None
+    tls: bool = False
+    h2c: bool = False
     outcome: Outcome = "answered"
     status: int = 200
     patience: Annotated[float, msgspec.Meta(gt=0, le=MAX_PATIENCE)] = PATIENCE
 
 
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A whole scenario; `name` is the file's name without its ending."""
+    """A whole scenario; `name` is the file's name without its ending. `edge` is a balancer before the balancer."""
 
     title: str
     story: str
     requests: tuple[Request, ...]
     service: Service = Service()
+    app_service: AppService = AppService()
     pods: tuple[Pod, ...] = ()
     cluster: Cluster = Cluster()
     balancer: Balancer | None = None
+    edge: Balancer | None = None
     name: str = ""
 
 
@@ -203,75 +306,6 @@ def parse_scenario(text: str, file: str) -> Scenario:
     except msgspec.ValidationError as error:
         reason = str(error).replace("Object contains unknown field", "unknown key")
         raise ScenarioError(f"{file}: {reason}") from error
-    for complaint in _complaints(scenario):
+    for complaint in complaints(scenario):
         raise ScenarioError(f"{file}: {complaint}")
     return scenario
-
-
-def _complaints(scenario: Scenario) -> list[str]:
-    """What types cannot say: ranges, and names that refer to nothing."""
-    cluster, complaints = scenario.cluster, []
-    if not 1 <= cluster.nodes <= MAX_NODES:
-        complaints.append(f"cluster.nodes is {cluster.nodes}: it must be 1 to {MAX_NODES}")
-    if not 1 <= cluster.clients <= MAX_CLIENTS:
-        complaints.append(f"cluster.clients is {cluster.clients}: it must be 1 to {MAX_CLIENTS}")
-    if not cluster.families:
-        complaints.append("cluster.families is empty: name ipv4, ipv6 or both")
-    nodes = {f"node{number + 1}" for number in range(cluster.nodes)}
-    pods = {pod.name: pod for pod in scenario.pods}
-    hosts = (
-        nodes | {f"client{number + 1}" for number in range(cluster.clients)} | {"lb", "fabric", "kube-proxy"}
-    )
-    complaints += [f"pods: the name {name} is taken by a host of the lab" for name in pods if name in hosts]
-    if len(pods) != len(scenario.pods):
-        complaints.append("pods: two pods have the same name")
-    complaints += [
-        f"pods: {pod.name} is on unknown {pod.node}" for pod in scenario.pods if pod.node not in nodes
-    ]
-    hosted = [pod.node for pod in scenario.pods if pod.host_network]
-    if len(set(hosted)) != len(hosted):
-        complaints.append("pods: two pods with host_network on one node would want the same port")
-    complaints += [
-        f"service.source_ranges: {text} is no address range"
-        for text in scenario.service.source_ranges
-        if not _is_network(text)
-    ]
-    if scenario.service.announced_by not in nodes:
-        complaints.append(f"service.announced_by: unknown {scenario.service.announced_by}")
-    if scenario.balancer:
-        targets = scenario.balancer.targets
-        complaints += [f"balancer.targets: unknown {target}" for target in targets if target not in nodes]
-        if not targets:
-            complaints.append("balancer.targets is empty: name a node")
-    if not scenario.requests:
-        complaints.append("requests is empty: nothing would be sent")
-    for request in scenario.requests:
-        complaints += _request_complaints(scenario, request, nodes, pods)
-    return complaints
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ip_network(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _request_complaints(
-    scenario: Scenario, request: Request, nodes: set[str], pods: dict[str, Pod]
-) -> list[str]:
-    clients = {f"client{number + 1}" for number in range(scenario.cluster.clients)}
-    clients |= {name for name, pod in pods.items() if pod.role == "client"}
-    targets = nodes | set(pods) | {"cluster-ip"}
-    targets |= {"balancer"} if scenario.balancer else set()
-    targets |= {"vip"} if scenario.service.vip else set()
-    targets |= {"external-ip"} if scenario.service.external_ip else set()
-    complaints = []
-    if request.from_ not in clients:
-        complaints.append(f"requests.from: unknown client {request.from_}")
-    if request.to not in targets:
-        complaints.append(f"requests.to: {request.to} is none of {', '.join(sorted(targets))}")
-    if request.family and request.family not in scenario.cluster.families:
-        complaints.append(f"requests.family: the cluster has no {request.family}")
-    return complaints

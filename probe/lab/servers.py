@@ -1,28 +1,33 @@
-"""What the lab's servers are told: configuration of nginx and HAProxy, command lines, expected ports. Pure text.
+"""Which programs serve in the lab: their command lines, files and expected ports. Pure.
 
 Every server keeps its files in a folder of its own under /run/lab, which only the lab can see.
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
 import msgspec
 
-from probe.lab.plan import ECHO_PORT, HEALTHZ_PORT, PROXY_PORT, Plan, PlannedPod
-from probe.lab.scenario import Family
+from probe.lab.complaints import PLACES
+from probe.lab.haproxy import balancer_config, server_config
+from probe.lab.nginx import nginx_config, nginx_ports
+from probe.lab.plan import Host, Plan, PlannedPod, host_and_port
+from probe.lab.scenario import Balancer
 
 FOLDER = Path("/run/lab")
-HAPROXY_SOCKET = FOLDER / "lb" / "haproxy.sock"
 
-#: Headers by which nginx says whom it spoke with and which pod it is.
-PEER_HEADER = "X-Lab-Peer"
-POD_HEADER = "X-Lab-Pod"
+#: A certificate and its key, for every server that speaks TLS.
+CERTIFICATE = FOLDER / "tls.pem"
 
 
 class Server(msgspec.Struct, frozen=True):
-    """A program to run in a namespace: its command line, its files, and the ports on which it will listen."""
+    """A program to run in a namespace: its command line, its files, and the ports on which it will listen.
+
+    `told` is how its command line would be written by hand, where that differs.
+    """
 
     name: str
     namespace: str
@@ -30,144 +35,122 @@ class Server(msgspec.Struct, frozen=True):
     files: dict[str, str] = {}
     tcp_ports: tuple[int, ...] = ()
     udp_ports: tuple[int, ...] = ()
+    told: str = ""
 
     @property
     def ports(self) -> dict[str, tuple[int, ...]]:
         """By protocol."""
         return {"tcp": self.tcp_ports, "udp": self.udp_ports}
 
+    @property
+    def configuration(self) -> str:
+        """What it was told: its configuration files, or its command line where it has none."""
+        return "\n".join(self.files.values()) or self.told or shlex.join(self.argv)
+
 
 def pod_servers(plan: Plan) -> list[Server]:
     """The servers in pods, the slowest to start first."""
     apps = [_application(plan, pod) for pod in plan.apps()]
-    return apps + [_nginx(plan, pod) for pod in plan.pods if pod.pod.role in {"echo", "ingress"}]
+    makers = {"gunicorn": _gunicorn, "haproxy": _haproxy, "nginx": _nginx}
+    return apps + [
+        makers[pod.pod.server](plan, pod) for pod in plan.pods if pod.pod.role in {"echo", "ingress"}
+    ]
+
+
+def needs_certificate(plan: Plan) -> bool:
+    """Whether anybody in the lab ends TLS."""
+    balancers = [each for each in (plan.scenario.balancer, plan.scenario.edge) if each]
+    frontends = [frontend for each in balancers for frontend in each.all_frontends()]
+    return any(frontend.tls for frontend in frontends) or any(pod.pod.tls for pod in plan.pods)
 
 
 def _application(plan: Plan, pod: PlannedPod) -> Server:
-    trusted = [
-        address for entry in plan.pods if entry.pod.role == "ingress" for address in entry.addresses.values()
-    ]
-    argv = (sys.executable, "-m", "probe.lab.application", pod.name, str(pod.port), ",".join(trusted))
-    return Server(pod.name, pod.namespace, argv, tcp_ports=(pod.port,))
+    options = [] if pod.pod.app.proxy_headers else ["--no-proxy-headers"]
+    options.append(f"--forwarded-allow-ips={_allowed(plan, pod)}")
+    return Server(
+        pod.name,
+        pod.namespace,
+        (sys.executable, "-m", "probe.lab.application", pod.name, str(pod.port), *options),
+        tcp_ports=(pod.port,),
+        told=shlex.join(
+            ["uvicorn", "main:app", "--host", _everywhere(plan), "--port", str(pod.port), *options]
+        ),
+    )
 
 
-def _any_address(family: Family, port: int) -> str:
-    return f"0.0.0.0:{port}" if family == "ipv4" else f"[::]:{port} ipv6only=on"
+def _everywhere(plan: Plan) -> str:
+    """The address of a listener that takes connections to every address of its pod."""
+    return "0.0.0.0" if plan.families == ("ipv4",) else "::"  # noqa: S104 - as servers in pods do
 
 
-def _host_and_port(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+def _allowed(plan: Plan, pod: PlannedPod) -> str:
+    """The value of --forwarded-allow-ips, with addresses in the place of names."""
+    text = pod.pod.app.forwarded_allow_ips
+    if text is None:
+        ingresses = [entry for entry in plan.pods if entry.pod.role == "ingress"]
+        return ",".join(address for entry in ingresses for address in entry.addresses.values())
+    return PLACES.sub(lambda match: plan.address(match[1], plan.families[0]), text)
+
+
+def _gunicorn(plan: Plan, pod: PlannedPod) -> Server:
+    options = ["--bind", host_and_port(_everywhere(plan), pod.port), "--workers", "1"]
+    if pod.pod.proxy_protocol:
+        options += ["--proxy-protocol", "--proxy-allow-from=*"]
+    argv = (sys.executable, "-m", "gunicorn", "--worker-tmp-dir", str(FOLDER / pod.name), *options)
+    return Server(
+        pod.name,
+        pod.namespace,
+        (*argv, f"probe.lab.wsgi:named('{pod.name}')"),
+        tcp_ports=(pod.port,),
+        told=shlex.join(["gunicorn", *options, "main:app"]),
+    )
+
+
+def _haproxy(plan: Plan, pod: PlannedPod) -> Server:
+    argv = ("haproxy", "-db", "-f", str(FOLDER / pod.name / "haproxy.cfg"))
+    files = {"haproxy.cfg": server_config(plan, pod, CERTIFICATE)}
+    return Server(pod.name, pod.namespace, argv, files, (pod.port,))
 
 
 def _nginx(plan: Plan, pod: PlannedPod) -> Server:
     folder = FOLDER / pod.name
-    ports = (pod.port,) if pod.pod.host_network else (ECHO_PORT, PROXY_PORT)
     argv = ("nginx", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf"))
-    return Server(pod.name, pod.namespace, argv, {"nginx.conf": nginx_config(plan, pod, folder)}, ports)
+    files = {"nginx.conf": nginx_config(plan, pod, folder, CERTIFICATE)}
+    return Server(pod.name, pod.namespace, argv, files, nginx_ports(pod))
 
 
-def nginx_config(plan: Plan, pod: PlannedPod, folder: Path) -> str:
-    """nginx as an ingress in front of the app pods, or answering by itself who it saw.
-
-    One process without a master: in a user namespace of one user there is nobody to drop privileges to.
-    """
-    temporary = "\n".join(
-        f"  {kind}_temp_path {folder}/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    listeners = [_any_address(family, pod.port) + ";" for family in plan.families]
-    if not pod.pod.host_network:
-        other, mark = (ECHO_PORT, "") if pod.pod.proxy_protocol else (PROXY_PORT, " proxy_protocol")
-        own_mark = " proxy_protocol" if pod.pod.proxy_protocol else ""
-        listeners = [f"{_any_address(family, pod.port)}{own_mark};" for family in plan.families]
-        listeners += [f"{_any_address(family, other)}{mark};" for family in plan.families]
-    servers = "\n".join(_nginx_server(plan, pod, listener) for listener in listeners)
-    upstream = "\n".join(
-        f"    server {_host_and_port(app.addresses[plan.families[0]], app.port)};" for app in plan.apps()
-    )
-    upstreams = f"  upstream apps {{\n{upstream}\n  }}\n" if upstream else ""
-    return f"""user root root;
-daemon off;
-master_process off;
-pid {folder}/nginx.pid;
-events {{ worker_connections 4096; }}
-http {{
-{temporary}
-  log_format words escape=json '{{"time":"$msec","remote_addr":"$remote_addr","remote_port":"$remote_port",'
-    '"peer":"$realip_remote_addr","peer_port":"$realip_remote_port","proxy_protocol_addr":"$proxy_protocol_addr",'
-    '"x_forwarded_for":"$http_x_forwarded_for","status":"$status","upstream_addr":"$upstream_addr"}}';
-  access_log {folder}/access.log words;
-  default_type application/json;
-  add_header {PEER_HEADER} "$realip_remote_addr $realip_remote_port" always;
-  add_header {POD_HEADER} "{pod.name}" always;
-{upstreams}{servers}
-}}
-"""
+def balancers(plan: Plan) -> list[Server]:
+    """The balancers before the cluster that are programs."""
+    found: list[tuple[Host | None, Balancer | None]] = [
+        (plan.lb, plan.scenario.balancer),
+        (plan.edge, plan.scenario.edge),
+    ]
+    return [
+        _balancer(plan, host, balancer)
+        for host, balancer in found
+        if host and balancer and balancer.ends_connections
+    ]
 
 
-def _nginx_server(plan: Plan, pod: PlannedPod, listener: str) -> str:
-    trust = ""
-    if "proxy_protocol" in listener and plan.lb:
-        addresses = "".join(f"    set_real_ip_from {address};\n" for address in plan.lb.addresses.values())
-        trust = f"{addresses}    real_ip_header proxy_protocol;\n"
-    if pod.pod.role == "ingress":
-        answer = """      proxy_pass http://apps;
-      proxy_http_version 1.1;
-      proxy_connect_timeout 2s;
-      proxy_set_header Host $host;
-      proxy_set_header Connection close;
-      proxy_set_header X-Real-IP $remote_addr;
-      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-      proxy_set_header X-Forwarded-Proto $scheme;"""
-    else:
-        said = '{"client_host":"$remote_addr","client_port":$remote_port,"pod":"' + pod.name + '"}'
-        answer = f"      return 200 '{said}\\n';"
-    return f"""  server {{
-    listen {listener}
-{trust}    location / {{
-{answer}
-    }}
-  }}"""
+def _balancer(plan: Plan, host: Host, balancer: Balancer) -> Server:
+    ports = tuple(frontend.port for frontend in balancer.all_frontends())
+    if balancer.kind == "relay":
+        return Server(host.name, host.name, _relay(plan, balancer), tcp_ports=ports)
+    argv = ("haproxy", "-db", "-f", str(FOLDER / host.name / "haproxy.cfg"))
+    text = balancer_config(plan, host, balancer, FOLDER / host.name, CERTIFICATE)
+    return Server(host.name, host.name, argv, {"haproxy.cfg": text}, ports)
 
 
-def haproxy(plan: Plan) -> Server | None:
-    """The external balancer where it is HAProxy."""
-    balancer, lb = plan.scenario.balancer, plan.lb
-    if not balancer or not lb or balancer.kind != "haproxy":
-        return None
-    argv = ("haproxy", "-db", "-f", str(FOLDER / lb.name / "haproxy.cfg"))
-    return Server(lb.name, lb.name, argv, {"haproxy.cfg": haproxy_config(plan)}, (balancer.port,))
+def _relay(plan: Plan, balancer: Balancer) -> tuple[str, ...]:
+    family, argv = plan.families[0], [sys.executable, "-m", "probe.lab.relay"]
+    for frontend in balancer.all_frontends():
+        target = plan.node(frontend.targets[0]).host.addresses[family]
+        node_port = plan.scenario.service.node_port
+        text = frontend.proxy_text.encode("latin-1").hex()
+        argv.append(f"{frontend.port},{target},{node_port},{frontend.send_proxy},{frontend.split},{text}")
+    return tuple(argv)
 
 
-def haproxy_config(plan: Plan) -> str:
-    """HAProxy in TCP mode. It asks the health check node port, or kube-proxy's own health where there is none."""
-    balancer, service = plan.scenario.balancer, plan.scenario.service
-    if balancer is None:
-        raise ValueError("the scenario has no balancer")
-    family = plan.families[0]
-    bind = "*" if family == "ipv4" else "::"
-    health_port = plan.health_check_node_port()
-    path = "/" if health_port else "/healthz"
-    header = {"none": "", "v1": " send-proxy", "v2": " send-proxy-v2"}[balancer.send_proxy]
-    servers = "\n".join(
-        f"  server {target} {plan.node(target).host.addresses[family]}:{service.node_port} "
-        f"check port {health_port or HEALTHZ_PORT}{header}"
-        for target in balancer.targets
-    )
-    return f"""global
-  stats socket {HAPROXY_SOCKET} mode 600
-  nbthread 1
-defaults
-  mode tcp
-  timeout connect 3s
-  timeout client 30s
-  timeout server 30s
-  timeout check 1s
-  retries 1
-  balance roundrobin
-  default-server inter 300ms fall 1 rise 1
-listen {service.name}
-  bind {bind}:{balancer.port}
-  option httpchk GET {path}
-{servers}
-"""
+def haproxy_socket(host: str) -> Path:
+    """Where the HAProxy of a balancer answers questions about itself."""
+    return FOLDER / host / "haproxy.sock"

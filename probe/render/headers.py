@@ -10,6 +10,7 @@ from analysis.report import Severity, Verdict
 from probe.render.style import Paper
 
 if TYPE_CHECKING:
+    from analysis.receivers import Reception
     from probe.decode_answer import Answer, Seen
 
 _LABEL = 14
@@ -35,6 +36,32 @@ def _block(paper: Paper, answer: Answer, where: str) -> None:
     sign, style = paper.glyph(Severity.WARNING)
     for warning in answer.warnings:
         paper.paragraph(sign, warning, indent=4, label_style=style)
+    _receivers(paper, answer.receivers)
+
+
+_SIGNS: dict[str, Verdict | Severity] = {
+    "accepted": Verdict.PRESERVED,
+    "refused": Verdict.LOST,
+    "waits": Verdict.INCONCLUSIVE,
+    "not measured": Severity.INFO,
+}
+
+
+def _receivers(paper: Paper, receivers: tuple[Reception, ...]) -> None:
+    """Who takes the header, who does not, and of whom it is not known, those of one reason together."""
+    if not receivers:
+        return
+    paper.paragraph("receivers", "", indent=4, label_style="dim")
+    for verdict, kind in _SIGNS.items():
+        groups: dict[str, list[str]] = {}
+        for one in receivers:
+            if one.verdict == verdict:
+                groups.setdefault(one.detail, []).append(f"{one.name} {one.version}")
+        sign, style = paper.glyph(kind)
+        for detail, names in groups.items():
+            label = f"{sign} {verdict.ljust(12)}"
+            paper.paragraph(label, "; ".join(names), indent=6, label_style=style)
+            paper.paragraph(" " * len(label), detail, indent=6, style="dim")
 
 
 def _headline(paper: Paper, answer: Answer) -> tuple[str | tuple[str, str], ...]:

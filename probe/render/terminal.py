@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from analysis.report import Finding, Journey, Path, Report, Severity, Snat, Verdict
+from probe.render.forgeries import print_forgeries
 from probe.render.path import Columns, columns, print_path
 from probe.render.style import Paper, count
 
@@ -38,6 +39,8 @@ def to_text(report: Report, stream: TextIO, *, wide: bool = False, width: int | 
         _table(paper, report.journeys, report.journeys_omitted)
     if report.findings:
         _findings(paper, report.findings)
+    if report.forgeries:
+        print_forgeries(paper, report.forgeries)
     _capture(paper, report)
     return paper.written
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.asked import Asked
 from analysis.facts import Facts, Node
 from daemonset.observation import PACKET, Bye, Gap, Hello, Message, Ready, Tap, TapKind, Taps
 from daemonset.wire import Writer
@@ -20,8 +21,9 @@ from probe import session
 from probe.agents.source import Agent
 from probe.errors import UnavailableError
 from probe.folder import INDEX, Meta, file_name, read_meta
-from probe.session import Session, capture, load
+from probe.session import Session, Words, capture, load
 
+OURS = Asked("192.0.2.10:40112", "172.30.0.11:30080", 1.0, 2.0, "answered", saw="192.0.2.10")
 NOTHING = struct.Struct(f"<{PACKET.size}s").pack(b"")  # a row of zeros: a packet at the first tap
 
 
@@ -87,9 +89,9 @@ def agent(place: str) -> ScriptedAgent:
 def run(
     *agents: ScriptedAgent, action: Callable[[], object] = lambda: None, record: Path | None = None
 ) -> Session:
-    def answers() -> tuple[dict[str, object], ...]:
+    def answers() -> Words:
         action()
-        return ({"seen": "192.0.2.10"},)
+        return Words(({"seen": "192.0.2.10"},), (OURS,))
 
     facts = Facts(nodes=(Node("node1", ("172.30.0.11",)),))
     meta = Meta(title="a test", facts=facts)
@@ -169,6 +171,7 @@ def test_a_recorded_session_is_read_back_the_same(tmp_path: Path) -> None:
     assert (read.facts, read.meta) == (live.facts, live.meta)
     assert read.meta.complete
     assert read.meta.answers == ({"seen": "192.0.2.10"},)
+    assert read.meta.asked == (OURS,)
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == sorted(
         [INDEX, file_name("node1"), file_name("node/../2")]
     )

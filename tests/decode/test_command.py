@@ -28,9 +28,16 @@ KEYS = [
 class Result:
     """What a run wrote and how it ended."""
 
-    def __init__(self, source: str | Path, output: str = "json", lines: list[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        source: str | Path,
+        output: str = "json",
+        lines: list[bytes] | None = None,
+        *,
+        receivers: bool = False,
+    ) -> None:
         written: list[str] = []
-        self.code = run(str(source), output, lines=lines, write=written.append)
+        self.code = run(str(source), output, receivers=receivers, lines=lines, write=written.append)
         self.text = "\n".join(written)
         self.answers: list[dict[str, Any]] = []
         if output in {"json", "jsonl"}:

@@ -60,7 +60,7 @@ class TestPayload:
         assert head.tls.server_name == "app.example"
         assert head.raw == tcp4() + LINE
 
-    @pytest.mark.parametrize("cut", [5, 12, 20, len(LINE) - 1])
+    @pytest.mark.parametrize("cut", [4, 5, 12, 20, len(LINE) - 1])
     def test_a_header_that_the_segment_cuts_is_not_complete(self, cut: int) -> None:
         head = said(LINE[:cut], Payload.PROXY_V1)
         assert (head.proxy, head.proxy_error, head.proxy_complete) == ((), None, False)
@@ -82,7 +82,8 @@ class TestPayload:
             (b"", Payload.NONE),
             (b"\x00\x01\x02", Payload.DATA),
             (b"Hello", Payload.DATA),
-            (b"PROX", Payload.DATA),
+            (b"PRO", Payload.DATA),
+            (b"PROXIMITY", Payload.DATA),
             (b"\r\n\r\n", Payload.DATA),
             (b"\r\n\r\n\x00\r\nQUIT\r", Payload.DATA),
             (b"EHLO mail.example\r\n", Payload.DATA),
@@ -129,6 +130,15 @@ class TestHttp:
         ) == {
             "forwarded": "for=192.0.2.1", "x-forwarded-proto": "https", "x-real-ip": "192.0.2.1", "x-probe-token": "t",
         }  # fmt: skip
+
+    def test_ids_of_a_request_are_kept(self) -> None:
+        ids = {
+            "x-request-id": "r",
+            "traceparent": "00-1-2-00",
+            "x-correlation-id": "c",
+            "x-amzn-trace-id": "a",
+        }
+        assert self.fields(*(f"{name.title()}: {value}" for name, value in ids.items())) == ids
 
     def test_repeated_fields_stay_apart_and_in_order(self) -> None:
         head = http.read_head(b"GET / HTTP/1.1\r\nX-Forwarded-For: a\r\nVia: v\r\nX-Forwarded-For: b\r\n\r\n")

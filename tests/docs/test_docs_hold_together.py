@@ -102,6 +102,7 @@ def test_exit_codes_are_those_of_the_code() -> None:
         report.ProxyProtocol,
         report.Finding,
         report.Path,
+        report.Forgery,
     ],
 )
 def test_fields_of_the_report_are_told(kind: type[msgspec.Struct]) -> None:
@@ -147,6 +148,9 @@ def test_columns_of_rows_are_told(heading: str, layout: observation.Layout) -> N
         ("Cluster", scenario.Cluster),
         ("Service", scenario.Service),
         ("Pod", scenario.Pod),
+        ("Nginx", scenario.Nginx),
+        ("App", scenario.App),
+        ("App Service", scenario.AppService),
         ("Balancer", scenario.Balancer),
         ("Request", scenario.Request),
         ("Expect", scenario.Expect),

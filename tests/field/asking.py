@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from probe.lab import PIPE, Lab, LabProcess
-from probe.lab.servers import PEER_HEADER, POD_HEADER
+from probe.lab.plan import PEER_HEADER, POD_HEADER
 
 ASKER = Path(__file__).with_name("asker.py")
 

@@ -17,8 +17,7 @@ from probe.lab.forwarding.extras import cni_masquerade
 from probe.lab.forwarding.iptables import iptables_rules
 from probe.lab.forwarding.nftables import nftables_rules
 from probe.lab.forwarding.services import IpVersion
-from probe.lab.kube_objects import CLUSTER_CIDRS
-from probe.lab.plan import PlannedNode
+from probe.lab.plan import CLUSTER_CIDRS, PlannedNode
 from probe.lab.rules import node_facts
 from probe.lab.scenario import Family, Scenario, parse_scenario
 from probe.objects import facts_from_objects

@@ -16,7 +16,18 @@ pytestmark = pytest.mark.lab
 MODES: list[ProxyMode] = ["iptables", "nftables"]
 
 #: What an unprivileged user must be able to play as well: each kind of network and of server once.
-UNPRIVILEGED = ["cluster-remote", "overlay-vxlan", "proxy-v2-ok", "lb-l4-snat", "ipv6", "svclb-masquerade"]
+UNPRIVILEGED = [
+    "cluster-remote",
+    "overlay-vxlan",
+    "proxy-v2-ok",
+    "lb-l4-snat",
+    "ipv6",
+    "svclb-masquerade",
+    "proxy-chain",
+    "proxy-split",
+    "proxy-tls-unexpected",
+    "xff-keepalive",
+]
 
 PLAY = """
 import sys
@@ -41,6 +52,77 @@ def test_no_privilege_is_needed(name: str, mode: ProxyMode, as_nobody: list[str]
         check=False,
     )
     assert played.returncode == 0, played.stdout + played.stderr
+
+
+def test_requests_of_different_clients_share_connections() -> None:
+    with Lab.start(load_scenario("xff-keepalive")) as lab:
+        answers = lab.send()
+    assert [answer.wrong for answer in answers if answer.wrong] == []
+    upstream: dict[int | None, set[str]] = {}
+    for answer in answers:
+        upstream.setdefault(answer.result.peer_port, set()).add(answer.place)
+    assert {"client1", "client2"} in upstream.values(), "one of the balancer's connections carried both"
+    assert len(upstream) < len(answers)
+
+
+def test_every_server_tells_what_it_was_told() -> None:
+    with Lab.start(load_scenario("app-untrusted")) as lab:
+        told = lab.configs()
+    assert set(told) == {"ingress-1", "ingress-2", "ingress-3", "app-1", "app-2", "app-3"}
+    assert "server 10.244.1.3:8000;" in told["ingress-1"]
+    assert "--no-proxy-headers" in told["app-1"]
+    assert "--forwarded-allow-ips=127.0.0.1,172.30.0.12" in told["app-2"]
+    assert told["app-3"].endswith("""'--forwarded-allow-ips='"'"'10.244.3.2'"'"''"""), "quotes that stay"
+
+
+FAMILIES = """
+title = "Everything that names an address, in both families"
+story = "Trust lists, balancers and upstreams are written for IPv6 as well."
+[cluster]
+families = ["{first}", "{second}"]
+[balancer]
+kind = "haproxy"
+targets = ["node1"]
+send_proxy = "v2"
+[[balancer.frontends]]
+port = 81
+mode = "http"
+send_proxy = "v1"
+[service]
+type = "LoadBalancer"
+external_policy = "Local"
+[[pods]]
+name = "ingress-1"
+node = "node1"
+role = "ingress"
+proxy_protocol = true
+nginx = {{ real_ip_from = ["balancer", "nodes", "pods"] }}
+[[pods]]
+name = "app-1"
+node = "node1"
+role = "app"
+[[requests]]
+to = "balancer"
+[requests.expect]
+verdict = "preserved"
+seen = "client"
+peer = "balancer"
+[[requests]]
+to = "balancer"
+port = 81
+[requests.expect]
+verdict = "preserved"
+seen = "client"
+peer = "balancer"
+"""
+
+
+@pytest.mark.parametrize("families", [("ipv6", "ipv4"), ("ipv4", "ipv6")])
+def test_the_chain_of_servers_works_in_both_families(families: tuple[str, str]) -> None:
+    text = FAMILIES.format(first=families[0], second=families[1])
+    with Lab.start(parse_scenario(text, "families.toml")) as lab:
+        answers = lab.send()
+    assert [answer.wrong for answer in answers if answer.wrong] == []
 
 
 HAIRPIN = """

@@ -1,0 +1,221 @@
+"""Which receivers would take a header, by what was measured.
+
+    header ─ classify ─▶ Kind ─ compare with the kinds of the measured cases ─▶ Reception, one a receiver
+
+Rules of this file:
+
+1. A receiver takes a header when nothing about it is wrong in its eyes. So taking a fault away never makes it
+   refuse, and adding one never makes it accept, as long as the header goes the same way through it (the form).
+   What was accepted with more out of the ordinary is accepted with less; what was refused with less is refused
+   with more. A test holds every measured case against every other one by this rule.
+2. The same goes for length: what was accepted is accepted when it is shorter, what was refused for its length is
+   refused when it is longer. A refusal is for its length only where nothing longer of that form was accepted.
+3. Whatever does not follow from these two was not measured, and is said to be so. In particular two things that
+   are each accepted alone were not measured together.
+4. Measurements were made over TCP: of headers in datagrams they say nothing.
+5. A second header is payload to a receiver that took the first. What is known of it is what servers of HTTP
+   answered to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from analysis.receivers.classify import classify, cut_features, source
+from analysis.receivers.kinds import Kind
+from analysis.receivers.measured import ALONE, BEHIND, CASES, RECEIVERS, Case, Receiver
+
+Outcome = Literal["accepted", "refused", "waits", "not measured"]
+
+_ACCEPTED = frozenset("hio-?ATP")
+_WAITS = frozenset("WL")
+
+_SECOND = "a second header"
+
+
+class Reception(msgspec.Struct, frozen=True):
+    """What one receiver does with a header. `version` is the one that was measured."""
+
+    name: str
+    version: str
+    verdict: Outcome
+    detail: str
+
+
+class _Measured(NamedTuple):
+    kind: Kind
+    case: Case
+
+
+def receptions(
+    data: bytes, *, first: bytes | None = None, cuts: tuple[int, ...] = (), datagram: bool = False
+) -> tuple[Reception, ...]:
+    """What each of the measured receivers does with the header that `data` begins with; payload may follow.
+
+    `first` is the header in front of it, if there is one, `cuts` are the offsets at which its segments were cut.
+    `datagram`: it came over UDP.
+    """
+    if datagram:
+        return tuple(_unmeasured(receiver, "measured over TCP only") for receiver in RECEIVERS)
+    kind = classify(data)
+    if first is not None:
+        return tuple(_second(place, data, first) for place in range(len(RECEIVERS)))
+    kind = kind._replace(features=kind.features | cut_features(kind, cuts))
+    exact = next((known for known in _measured() if _is_case(known, data, kind)), None)
+    told = source(data, kind)
+    return tuple(_judge(place, kind, exact, told) for place in range(len(RECEIVERS)))
+
+
+@lru_cache(maxsize=1)
+def _measured() -> tuple[_Measured, ...]:
+    return tuple(map(_known, CASES))
+
+
+def _known(case: Case) -> _Measured:
+    sent = case.header if case.name in ALONE else case.header + BEHIND
+    kind = classify(sent)
+    if kind.end < len(case.header) and kind.end:
+        kind = Kind(_SECOND, frozenset(), 0, kind.end)
+    return _Measured(kind._replace(features=kind.features | cut_features(kind, (case.cut,))), case)
+
+
+def _is_case(known: _Measured, data: bytes, kind: Kind) -> bool:
+    """Whether `data` begins with exactly what was sent then."""
+    same = known.kind[:3] == kind[:3] and known.kind.end == kind.end
+    return same and kind.end > 0 and known.case.header == data[: kind.end]
+
+
+def _judge(place: int, kind: Kind, exact: _Measured | None, told: tuple[str, str] | None) -> Reception:
+    receiver = RECEIVERS[place]
+    if exact:
+        basis = f"this very header ({exact.case.name})"
+        return _reception(receiver, exact.case.codes[place], basis, kind, told, exact=True)
+    cases = [known for known in _measured() if known.kind.form == kind.form]
+    passing = [known for known in cases if _passes(known.case.codes[place])]
+    accepted = [known for known in passing if kind.within(known.kind)]
+    refused = list(_refusals(place, kind, cases, max((known.kind.length for known in passing), default=-1)))
+    if bool(accepted) == bool(refused):
+        return _unmeasured(receiver, f"no case tells about {kind.told()}")
+    nearest = min(accepted, key=_size) if accepted else max(refused, key=_size)
+    alike = [known for known in accepted or refused if known.kind[:2] == nearest.kind[:2]]
+    codes = {known.case.codes[place] for known in alike}
+    code = nearest.case.codes[place] if len(codes) == 1 else _common(codes)
+    return _reception(receiver, code, _basis(kind, nearest), kind, told)
+
+
+def _refusals(place: int, kind: Kind, cases: Iterable[_Measured], longest: int) -> Iterator[_Measured]:
+    """The refused cases that have nothing that this header has not. `longest`: the longest that was accepted."""
+    for known in cases:
+        if _passes(known.case.codes[place]):
+            continue
+        length = 0 if known.kind.length <= longest else known.kind.length
+        if known.kind._replace(length=length).within(kind):
+            yield known
+
+
+def _size(known: _Measured) -> tuple[int, int]:
+    return len(known.kind.features), known.kind.length
+
+
+def _basis(kind: Kind, nearest: _Measured) -> str:
+    """What the answer rests on."""
+    name, features = nearest.case.name, nearest.kind.features
+    if features == kind.features:
+        return f"its kind ({name})"
+    if features < kind.features:
+        return f"{', '.join(sorted(features)) or nearest.kind.told()}, alone ({name})"
+    return f"more than that ({name})"
+
+
+def _common(codes: set[str]) -> str:
+    """One code for cases of one kind that were taken, or refused, in several ways."""
+    if codes & _ACCEPTED or any(code[0] == "=" for code in codes):
+        return "?"
+    return "+".join(sorted(codes))
+
+
+def _passes(code: str) -> bool:
+    return code[0] == "=" or code in _ACCEPTED or code in _WAITS
+
+
+def _second(place: int, data: bytes, first: bytes) -> Reception:
+    """A header behind another one."""
+    receiver = RECEIVERS[place]
+    before = receptions(first)[place]
+    if before.verdict == "refused":
+        return Reception(
+            receiver.name, receiver.version, "refused", f"with the header before it: {before.detail}"
+        )
+    kind = classify(data)
+    if before.verdict != "accepted" or not kind.form.startswith("version 2"):
+        return _unmeasured(receiver, f"no case tells about {kind.form} behind that header")
+    known = [known for known in _measured() if known.kind.form == _SECOND]
+    codes = {one.case.codes[place] for one in known}
+    names = ", ".join(one.case.name for one in known)
+    if codes == {"A"}:
+        return _unmeasured(receiver, f"decodes the header before it and leaves this one as payload ({names})")
+    return _reception(receiver, "+".join(sorted(codes)), f"two headers in a row ({names})", kind)
+
+
+def _unmeasured(receiver: Receiver, why: str) -> Reception:
+    return Reception(receiver.name, receiver.version, "not measured", why)
+
+
+_WORDS = {
+    "h": "takes the header's source for the client",
+    "i": "takes the header's source address for the client's",
+    "o": "goes by the connection's own address",
+    "-": "takes no address from it",
+    "?": "takes it",
+    "A": "decodes it",
+    "T": "decodes it, with an error about its TLVs",
+    "P": "takes it for a connection without a header",
+    "R": "closes with RST, without an answer",
+    "F": "closes with FIN, without an answer",
+    "W": "waits for more",
+    "L": "reads without end",
+    "4": "takes the header, answers HTTP 400 to what follows",
+    "E": "raises an error",
+}
+
+
+def _reception(
+    receiver: Receiver,
+    code: str,
+    basis: str,
+    kind: Kind,
+    told: tuple[str, str] | None = None,
+    *,
+    exact: bool = False,
+) -> Reception:
+    verdict: Outcome = "refused"
+    if code in _WAITS:
+        verdict = "waits"
+    elif _passes(code):
+        verdict = "accepted"
+    words = _words(code, told, exact)
+    if code == "W" and (half := receiver.half[kind.form.startswith("version 2")]):
+        words += f", {half}"
+    return Reception(receiver.name, receiver.version, verdict, f"{words}; measured: {basis}")
+
+
+def _words(code: str, told: tuple[str, str] | None, exact: bool) -> str:
+    """What a receiver does; `told` is the source as this header spells it."""
+    if code[0] == "=":
+        return (
+            f"takes {code[1:]} for the client"
+            if exact
+            else f"takes it; it took {code[1:]} for the client there"
+        )
+    if told and code in {"h", "i"}:
+        address = f"[{told[0]}]" if ":" in told[0] else told[0]
+        return (
+            f"takes {address}:{told[1]} for the client"
+            if code == "h"
+            else f"takes {told[0]} for the client's address"
+        )
+    return " or ".join(_WORDS[part] for part in code.split("+"))

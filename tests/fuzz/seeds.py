@@ -1,0 +1,122 @@
+"""Where the search begins: an input for each thing that the decoders know. `python -m tests.fuzz.seeds` writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import GRE, Dot1Q, Ether
+from scapy.layers.vxlan import VXLAN
+
+from daemonset import wire
+from daemonset.decode.packet import Batch
+from daemonset.observation import Bye, Hello, Loss, Tap, TapKind, Taps
+from tests.decode.encode import SIGNATURE, inet, tcp4, tlv, v1, v2, with_checksum
+from tests.fuzz.invariants import CHECKS
+
+CORPUS = Path(__file__).parent / "corpus"
+
+LINE = v1("TCP4", "192.0.2.1", "198.51.100.2", 56324, 443)
+GET = b"GET / HTTP/1.1\r\nHost: app\r\nX-Forwarded-For: 192.0.2.1, 10.0.0.1\r\n\r\n"
+POST = b"POST /a HTTP/1.1\r\nContent-Length: 5\r\nForwarded: for=192.0.2.1\r\n\r\nhello"
+CHUNKED = b"PUT /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: v\r\n\r\n"
+SSL = (
+    b"\x05"
+    + bytes(4)
+    + tlv(0x21, b"TLSv1.3")
+    + tlv(0x22, b"cn")
+    + tlv(0x26, b"x25519")
+    + tlv(0x28, b"\x30\x00")
+)
+AWS_CHECK = with_checksum(v2(0x11, tlv(3, bytes(4)) + tlv(4, bytes(20)), command=0))
+
+_HELLO_BODY = b"\x03\x03" + bytes(range(32)) + b"\0" + b"\0\x02\x13\x01" + b"\x01\0" + b"\0\x14"
+_HELLO_BODY += b"\0\0\0\x10\0\x0e\0\0\x0bapp.example"
+HELLO = b"\x16\x03\x01\0\x43\x01\0\0\x3f" + _HELLO_BODY
+
+HEADERS = {
+    "v1-tcp4": LINE + GET,
+    "v1-tcp6": v1("TCP6", "2001:db8::1", "::ffff:192.0.2.1", 1, 65535),
+    "v1-unknown": b"PROXY UNKNOWN ffff::1 x\r\n",
+    "v1-broken": b"PROXY TCP4 192.0.02.1 1.2.3.4 1 2\r\n",
+    "v2-tcp4": tcp4() + GET,
+    "v2-tcp6": v2(0x21, inet("2001:db8::1", "2001:db8::2", 1, 2)),
+    "v2-unix": v2(0x31, b"/run/a".ljust(108, b"\0") + b"\0abstract".ljust(108, b"\0")),
+    "v2-local": v2(0x00, b"", command=0),
+    "v2-local-aws": AWS_CHECK,
+    "v2-unspec": v2(0x00, tlv(1, b"h2")),
+    "v2-crc": with_checksum(tcp4(tlv(3, bytes(4)))),
+    "v2-tlvs": tcp4(tlv(1, b"\x02h2"), tlv(2, b"app"), tlv(4, b"\0"), tlv(5, b"id"), tlv(0x30, b"ns")),
+    "v2-ssl": tcp4(tlv(0x20, SSL)),
+    "v2-vendors": tcp4(tlv(0xEA, b"\x01vpce-1"), tlv(0xEE, b"\x01\1\2\3\4"), tlv(0xE0, bytes(8))),
+    "v2-bad-version": SIGNATURE + b"\x11\x11\0\0",
+    "two": LINE + tcp4() + HELLO,
+}
+PAYLOADS = {
+    **HEADERS,
+    "get": GET,
+    "pipelined": GET + POST + CHUNKED + GET,
+    "response": b"HTTP/1.1 400 Bad Request\r\nVia: 1.1 lb\r\n\r\n",
+    "h2": LINE + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "hello": HELLO,
+    "begun": b"PROX",
+}
+_TCP = IP(src="192.0.2.1", dst="10.0.0.1") / TCP(options=[("MSS", 1460), ("Timestamp", (1, 0))]) / LINE
+PACKETS = {
+    "ethernet": Ether() / _TCP,
+    "vlan": Ether() / Dot1Q(vlan=7) / IPv6() / TCP() / GET,
+    "vxlan": Ether() / IP() / UDP(dport=4789) / VXLAN(vni=1) / Ether() / _TCP,
+    "gre": Ether() / IP() / GRE(key_present=1, key=1) / _TCP,
+    "raw-ipip": IP() / _TCP,
+    "udp": Ether() / IP() / UDP() / tcp4(),
+    "icmp": Ether() / IP() / ICMP(type=3, code=1) / IP(src="10.0.0.1") / TCP(),
+}
+
+
+def stream() -> bytes:
+    """A small recording with one of most things."""
+    written: list[bytes] = []
+    writer = wire.Writer(written.append)
+    writer.message(Hello("node1"))
+    writer.message(Taps((Tap("node1", TapKind.NIC, "eth0"),)))
+    batch = Batch()
+    for packet in PACKETS.values():
+        batch.add(bytes(packet), link=1, time=1, tap=0)
+    writer.packets(*batch.take())
+    writer.message(Loss(0, 7, 0))
+    writer.message(Bye("end"))
+    return b"".join(written)
+
+
+def some(*names: str) -> dict[str, bytes]:
+    return {name: HEADERS[name] for name in names}
+
+
+def seeds() -> dict[str, bytes]:
+    """Every seed by its file's name."""
+    inputs = {
+        "proxy_headers": HEADERS,
+        "payloads": {name: data for name, data in PAYLOADS.items() if name not in HEADERS or name == "two"},
+        "requests": {name: PAYLOADS[name] for name in ("get", "pipelined", "response")},
+        "hellos": {"hello": HELLO},
+        "packets": {name: bytes(packet) for name, packet in PACKETS.items()},
+        "frames": {"stream": stream()},
+        "answers": some("v1-tcp4", "v2-ssl", "v2-vendors", "two"),
+        "receivers": some("v1-tcp6", "v1-broken", "v2-tlvs", "v2-local-aws", "v2-ssl"),
+        "streams": some("v1-tcp4", "two"),
+    }
+    numbers = {check.__name__: number for number, check in enumerate(CHECKS)}
+    return {
+        f"{check}.{name}": bytes([numbers[check], 7]) + data
+        for check, named in inputs.items()
+        for name, data in named.items()
+    }
+
+
+if __name__ == "__main__":
+    CORPUS.mkdir(exist_ok=True)
+    for old in CORPUS.iterdir():
+        old.unlink()
+    for name, data in seeds().items():
+        (CORPUS / name).write_bytes(data)
