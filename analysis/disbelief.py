@@ -34,7 +34,9 @@ def disbelief(connection: Connection, known: Known) -> list[str]:
     if connection.told is not None and _names_the_server(connection.told, connection):
         return ["SIP501"]
     if known.header is Header.TAKEN:
-        return ["SIP306"]
+        header = connection.trip.header
+        used = header is not None and header.source is not None and address_in(header.source) in named
+        return [] if used else ["SIP306"]  # a header that is used and wrong is SIP313
     return _ignored_field(connection)
 
 

@@ -167,7 +167,7 @@ _ALL = (
     Definition(
         "SIP305", Severity.ERROR, "A client sent a PROXY header of its own",
         "The connection comes straight from a client, and begins with a PROXY header that names another address. "
-        "The server believed it.",
+        "The server took it.",
         "Restrict the port to the load balancer, or the header's trust to its address.",
     ),
     Definition(
@@ -295,9 +295,9 @@ _ALL = (
         "Nothing to do for the address. Take care that only the proxy can reach this port.",
     ),
     Definition(
-        "SIP506", Severity.INFO, "The client sent a forwarded header of its own, and nobody believed it",
-        "The request named a client already when it left the client. The servers behind it took the right address "
-        "nevertheless.",
+        "SIP506", Severity.INFO, "The client named another address for itself, and nobody believed it",
+        "The client sent a forwarded header or a PROXY header of its own. The servers behind it took the right address "
+        "nevertheless, or refused the connection.",
         "Nothing to do.",
     ),
     Definition(

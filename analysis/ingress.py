@@ -8,7 +8,7 @@ Rules:
 
 1. A listener is known by its port: a pod's address is another one after every restart, its listening port is not.
 2. A line of a log is about a connection only if it names the connection's peer, and is near in time when both times
-   are known. Source ports come again within half a minute, so two candidates that time does not tell apart are none.
+   are known. Source ports come again within seconds, so two candidates that time does not tell apart are none.
 3. Every text of a log may have been written by a client. It is bounded here and escaped wherever it is shown. A log
    whose server writes a client's line feeds as they came can be made to hold lines that the server never wrote.
 """
@@ -28,8 +28,11 @@ from analysis.trust.model import HaproxyTrust, IngressNginx, NginxRealIp
 #: Seconds by which the clocks of a log and of a capture may differ, with the one-second resolution of most logs.
 CLOCKS = 2.5
 
-#: Seconds within which a line with the right peer is looked for; ports come again after no less than twice that.
-NEAR = 15.0
+#: Seconds within which a line with the right peer is looked for. A busy client was seen to use a port again after 11 s.
+NEAR = 5.0
+
+#: Seconds by which the coarsest times may miss the connection that they belong to.
+RESOLUTION = 1.0
 
 #: Every offset from UTC that is in use is a multiple of this, in seconds, and lies between the two others.
 ZONE_STEP, ZONE_EAST, ZONE_WEST = 900, 14 * 3600, -12 * 3600
@@ -332,7 +335,7 @@ def _distance(entry: LogEntry, span: tuple[float | None, float | None]) -> float
 
 def _nearest(entries: Sequence[LogEntry], span: tuple[float | None, float | None]) -> tuple[LogEntry, ...]:
     """The lines of the one connection that is meant; none where two could be."""
-    groups = list(_connections(entry for entry in entries if _distance(entry, span) <= NEAR))
+    groups = _connections([each for each in entries if _distance(each, span) <= NEAR], span)
     if not groups:
         return ()
     ranked = sorted((min(_distance(entry, span) for entry in group), at) for at, group in enumerate(groups))
@@ -342,12 +345,14 @@ def _nearest(entries: Sequence[LogEntry], span: tuple[float | None, float | None
     return tuple(groups[chosen])
 
 
-def _connections(entries: Iterable[LogEntry]) -> list[list[LogEntry]]:
+def _connections(
+    entries: Iterable[LogEntry], span: tuple[float | None, float | None]
+) -> list[list[LogEntry]]:
     """Lines apart by the connection that they are about, as far as that is told."""
     groups: list[list[LogEntry]] = []
     for entry in entries:
         for group in groups:
-            if _may_be_one(entry, group[0]) and _may_be_one(entry, group[-1]):
+            if _may_be_one(entry, group[0], span) and _may_be_one(entry, group[-1], span):
                 group.append(entry)
                 break
         else:
@@ -355,16 +360,23 @@ def _connections(entries: Iterable[LogEntry]) -> list[list[LogEntry]]:
     return groups
 
 
-def _may_be_one(one: LogEntry, other: LogEntry) -> bool:
-    """Whether two lines with the same peer can be about one connection: an access log and an error log often are."""
+def _may_be_one(one: LogEntry, other: LogEntry, span: tuple[float | None, float | None]) -> bool:
+    """Whether two lines with the same peer can be about one connection: an access log and an error log often are.
+
+    While a connection lasts, its port cannot be used again; lines from before or after must be near each other.
+    """
     pairs = ((one.kind, other.kind), (one.connection, other.connection), (one.server, other.server))
     if any(a and b and a != b for a, b in pairs):
         return False
     if one.local and other.local and not _same_place(one.local, other.local):
         return False
-    if (one.connection and other.connection) or one.time is None or other.time is None:
+    if one.connection and other.connection:
         return True
-    return abs(one.time - other.time) <= NEAR or one.zoned != other.zoned
+    if span[1] is not None and max(_distance(one, span), _distance(other, span)) <= RESOLUTION:
+        return True
+    if one.time is None or other.time is None or one.zoned != other.zoned:
+        return True
+    return abs(one.time - other.time) <= CLOCKS
 
 
 def _same_place(one: str, other: str) -> bool:

@@ -132,7 +132,7 @@ def _codes(
     trip = connection.trip
     codes = _cause_codes(connection, known, judgement, blames)
     codes += _header_codes(connection, known)
-    codes += mismatches(connection, context.habits)
+    codes += mismatches(connection, context.habits) if not forged(connection) else []
     codes += _reach_codes(connection, known)
     codes += _way_codes(trip, known, judgement, context)
     codes += _reading_codes(connection, known, judgement)
@@ -150,7 +150,9 @@ def _cause_codes(
     replaced = [CODES[entry.mechanism] for entry in blames]
     if known.named is Named.OTHER:
         by_packets = [*([_balancer_code(connection)] if known.proxied else []), *replaced]
-        return disbelief(connection, known) or by_packets
+        return disbelief(connection, known) or ([] if known.header is Header.TAKEN else by_packets)
+    if known.header is Header.CUT and known.named is Named.CLIENT and known.carried is Carried.NO:
+        return ["SIP301"]
     if known.header is Header.TAKEN and not known.replaced_before:
         # Below a header that carries the client, a replaced packet source does no harm.
         return ["SIP301", "SIP315"] if known.replaced else ["SIP301"]
@@ -169,15 +171,17 @@ def _balancer_code(connection: Connection) -> str:
 
 
 def _header_codes(connection: Connection, known: Known) -> list[str]:
-    if known.header is Header.FORGEABLE:
-        return ["SIP305" if forged(connection) else "SIP304"]
-    return []
+    if known.header is not Header.FORGEABLE or (forged(connection) and known.named is Named.CLIENT):
+        return []
+    return ["SIP305" if forged(connection) else "SIP304"]
 
 
 def _reading_codes(connection: Connection, known: Known, judgement: Judgement) -> list[str]:
     """What the requests showed besides, or did not show."""
     codes = []
-    if client_claims(connection) and known.named is Named.CLIENT:
+    # That a forged header is refused is as it should be.
+    vain = known.named is Named.CLIENT or (forged(connection) and known.header is Header.REFUSED)
+    if vain and (client_claims(connection) or forged(connection)):
         codes.append("SIP506")
     hidden = connection.trip.unreadable
     decisive = known.carried is Carried.HIDDEN and known.header is Header.ABSENT

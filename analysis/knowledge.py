@@ -9,6 +9,7 @@ from analysis.addresses import AddressBook, OwnerKind, endpoint, every_interface
 from analysis.claims import address_in
 from analysis.expectation import Expected, expected_at
 from analysis.facts import Facts
+from analysis.forgery import PROXY_CLAIMS
 from analysis.hops import Step
 from analysis.mismatch import Reaction, reaction
 from analysis.recording import Recording
@@ -214,9 +215,12 @@ def sender_trusted(connection: Connection) -> bool:
 
 
 def forged(connection: Connection) -> bool:
-    """Whether a client that was itself watched names another address in a header of its own."""
+    """Whether a client that was itself watched, or that is our own, names another address in a header of its own."""
     trip = connection.trip
-    if trip.header is None or trip.header.source is None or not trip.from_client_tap:
+    if trip.header is None or trip.header.source is None or connection.chain:
+        return False
+    own = connection.asked is not None and any(name in PROXY_CLAIMS for name, _ in connection.asked.forged)
+    if not (own or trip.from_client_tap):
         return False
     return trip.header.source != endpoint(trip.source, trip.steps[0].addresses.sport)
 

@@ -14,7 +14,7 @@ from analysis.hops import Step
 from analysis.knowledge import entry_step
 from analysis.report import CrossNode, Hop, ProxyProtocol, Snat
 from analysis.trips import Connection, Trip, Word
-from daemonset.observation import Tap, TapKind, Topology, Tunnel
+from daemonset.observation import Payload, Tap, TapKind, Topology, Tunnel
 
 _VIA = {
     Tunnel.VXLAN: "vxlan",
@@ -22,6 +22,8 @@ _VIA = {
     Tunnel.IPIP: "ipip",
     Tunnel.GRE: "gre",
 }
+
+_VERSIONS = {Payload.PROXY_V1: 1, Payload.PROXY_V2: 2}
 
 #: Tunnel devices by the names that CNIs give them, for captures that come without the node's topology.
 _DEVICE_NAMES = (
@@ -232,10 +234,16 @@ def _device(place: str, interface: str, topologies: dict[str, Topology]) -> str:
 
 
 def proxy_protocol(trip: Trip) -> ProxyProtocol | None:
-    """The PROXY header of the leg, for the report."""
+    """The PROXY header of the leg, for the report; of one that could not be read to its end, its version."""
     header = trip.header
     if header is None:
-        return None
+        first = trip.leg.first_bytes
+        cut = first is not None and first.head is not None and not first.head.proxy_complete
+        return (
+            ProxyProtocol(_VERSIONS[first.payload], "PROXY", None, None)
+            if first is not None and cut
+            else None
+        )
     tlvs = tuple(
         {"type": tlv.type, "name": tlv.name, "value": tlv.value.hex(), "decoded": tlv.decoded}
         for tlv in header.tlvs

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analysis.addresses import AddressBook, OwnerKind, endpoint
 from analysis.claims import address_in
-from analysis.trips import Link, Request, Trip
+from analysis.trips import PROXY_PAYLOADS, Link, Request, Trip
 from daemonset.observation import Tap, TapKind
 
 RELAY_WINDOW = 5_000_000_000  # ns within which a proxy is taken to pass on a client's first bytes
@@ -26,6 +26,7 @@ BY_REQUEST_ID = "the same request id"
 BY_FORWARDED = "X-Forwarded-For"
 BY_ORDER = "same first bytes, the only one in time at the balancer"
 BY_LINE = "same request line, the only one in time at the balancer"
+BY_CONNECTION = "the order of connections at the balancer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +91,19 @@ class Relay:
         tokens = self._index(lambda request: request.claims.token)
         identities = self._index(lambda request: request.claims.request_id)
         forwarded = self._forwarded_index()
+        taken: set[tuple[int, int]] = set()
+        found: dict[int, dict[int, tuple[Trip, str, set[int]]]] = defaultdict(dict)
+        asked = [(back, request) for back in backs for request in back.requests]
+        for back, request in sorted(asked, key=lambda entry: entry[1].said.at(self._clock) or 0):
+            tie = _only(tokens.get(request.claims.token or ""), back, BY_TOKEN) or _only(
+                identities.get(request.claims.request_id or ""), back, BY_REQUEST_ID
+            )
+            if tie is None and back.header is None:
+                tie = self._by_forwarded(back, request, forwarded, taken)
+            if tie is not None:
+                found[id(back)].setdefault(id(tie.front), (tie.front, tie.by, set()))[2].add(request.index)
         for back in backs:
-            found: dict[int, tuple[Trip, str, set[int]]] = {}
-            for request in back.requests:
-                tie = (
-                    _only(tokens.get(request.claims.token or ""), back, BY_TOKEN)
-                    or _only(identities.get(request.claims.request_id or ""), back, BY_REQUEST_ID)
-                    or (self._by_forwarded(request, forwarded) if back.header is None else None)
-                )
-                if tie is not None:
-                    found.setdefault(id(tie.front), (tie.front, tie.by, set()))[2].add(request.index)
-            for front, by, numbers in found.values():
+            for front, by, numbers in found[id(back)].values():
                 everything = len(numbers) == len(back.requests)
                 self._ties[id(back)].append(Tie(front, by, None if everything else frozenset(numbers)))
 
@@ -120,28 +123,49 @@ class Relay:
                 index[request.line, request.claims.chain, peer].append((front, request))
         return index
 
-    def _by_forwarded(self, request: Request, index: dict[object, list[tuple[Trip, Request]]]) -> Tie | None:
+    def _by_forwarded(
+        self,
+        back: Trip,
+        request: Request,
+        index: dict[object, list[tuple[Trip, Request]]],
+        taken: set[tuple[int, int]],
+    ) -> Tie | None:
+        """The request that a proxy which appends to X-Forwarded-For carried on.
+
+        All candidates are of one client address; of several of its connections that wait at once the one counts
+        whose request and answer lie closest around.
+        """
         if not request.claims.chain:
             return None
         *before, last = request.claims.chain
-        key = (request.line, tuple(before), address_in(last))
-        now = request.said.at(self._clock)
-        pending = [
-            front for front, asked in index.get(key, ()) if now is None or self._pending(front, asked, now)
-        ]
-        fronts = {id(front): front for front in pending}
-        return Tie(next(iter(fronts.values())), BY_FORWARDED) if len(fronts) == 1 else None
+        candidates = index.get((request.line, tuple(before), address_in(last)), [])
+        candidates = [(front, asked) for front, asked in candidates if (id(front), asked.index) not in taken]
+        around = [(self._around(back, request, front, asked), front, asked) for front, asked in candidates]
+        close = sorted((gap, number) for number, (gap, _, _) in enumerate(around) if gap is not None)
+        if close:
+            _, front, asked = around[close[0][1]]
+        elif len({id(front) for front, _ in candidates}) == 1 and request.said.at(self._clock) is None:
+            front, asked = candidates[0]
+        else:
+            return None
+        taken.add((id(front), asked.index))
+        return Tie(front, BY_FORWARDED)
 
-    def _pending(self, front: Trip, request: Request, now: int) -> bool:
-        """Whether a request had come in and was not answered yet, by the proxy's clock."""
-        asked = request.said.at(self._clock)
-        if asked is None or not asked <= now <= asked + RELAY_WINDOW:
-            return False
-        answers = front.leg.stream.answers
-        if request.index >= len(answers):
-            return True
-        answered = answers[request.index].at(self._clock)
-        return answered is None or now <= answered
+    def _around(self, back: Trip, request: Request, front: Trip, asked: Request) -> int | None:
+        """By how many ns the one exchange encloses the other, by the proxy's clock; None where it does not."""
+        came, went = asked.said.at(self._clock), request.said.at(self._clock)
+        if came is None or went is None or not came <= went <= came + RELAY_WINDOW:
+            return None
+        answered, returned = self._answer(back, request), self._answer(front, asked)
+        if returned is None:
+            return went - came
+        if returned < went or (answered is not None and returned < answered):
+            return None
+        return went - came + (returned - answered if answered is not None else 0)
+
+    def _answer(self, trip: Trip, request: Request) -> int | None:
+        answers = trip.leg.stream.answers
+        return answers[request.index].at(self._clock) if request.index < len(answers) else None
 
     def _by_order(self, backs: Sequence[Trip]) -> None:
         """Ties where the order of events at the proxy alone decides: equal bytes, else equal request lines."""
@@ -149,6 +173,13 @@ class Relay:
         digests = {_digest(front) for front in self._fronts}
         other = [back for back in backs if id(back) not in self._ties and _digest(back) not in digests]
         self._order(self._lines(self._fronts, True) + self._lines(other, False), BY_LINE)
+
+        # What is left begins with a header that cannot be read: one connection comes in, one goes out.
+        used = {id(tie.front) for ties in self._ties.values() for tie in ties}
+        unread = [back for back in backs if id(back) not in self._ties and _begins_header(back)]
+        fronts = [front for front in self._fronts if id(front) not in used]
+        events = self._legs(fronts, True) + self._legs(unread, False)
+        self._order([replace(event, key=None) for event in events], BY_CONNECTION)
 
     def _legs(self, trips: Sequence[Trip], incoming: bool) -> list[_Event]:
         return [
@@ -190,6 +221,10 @@ class _Event:
 
 def _digest(trip: Trip) -> int:
     return trip.leg.first_bytes.digest if trip.leg.first_bytes is not None else 0
+
+
+def _begins_header(trip: Trip) -> bool:
+    return trip.leg.first_bytes is not None and trip.leg.first_bytes.payload in PROXY_PAYLOADS
 
 
 def _only(trips: Sequence[Trip] | None, back: Trip, by: str) -> Tie | None:

@@ -26,13 +26,15 @@ def classify(data: bytes) -> Kind:
     if data[:5] == KEYWORD:
         return kinds_v1.classify(data)
     if data[:6] == b"proxy ":
-        return kinds_v1.classify(data, "version 1, keyword in lower case")
+        return kinds_v1.classify(data, "version 1, keyword in lower case, ")
     if _request(data):
         return Kind(HTTP, frozenset(), 0, 0)
     if _record(data):
         return Kind(TLS, frozenset(), 0, 0)
-    if SIGNATURE.startswith(data) or KEYWORD.startswith(data):
-        return Kind("cut within the signature", frozenset(), 0, len(data))
+    if data and SIGNATURE.startswith(data):
+        return Kind("version 2, cut within its signature", frozenset(), 0, len(data))
+    if data and KEYWORD.startswith(data):
+        return Kind("version 1, cut within its first words", frozenset(), 0, len(data))
     return Kind("no header", frozenset(), 0, 0)
 
 
@@ -43,7 +45,7 @@ def source(data: bytes, kind: Kind) -> tuple[str, str] | None:
         if len(words) < 5 or words[1] == b"UNKNOWN":
             return None
         return words[2].decode("latin-1"), words[4].decode("latin-1")
-    size = {1: 4, 2: 16}.get(data[13] >> 4) if kind.form == kinds_v2.PROXY else None
+    size = {1: 4, 2: 16}.get(data[13] >> 4) if kind.form.startswith(kinds_v2.PROXY) else None
     if size is None or kind.end < 16 + 2 * size + 4:
         return None
     port = int.from_bytes(data[16 + 2 * size : 18 + 2 * size], "big")

@@ -7,7 +7,7 @@ Rules of this file:
 1. A receiver takes a header when nothing about it is wrong in its eyes. So taking a fault away never makes it
    refuse, and adding one never makes it accept, as long as the header goes the same way through it (the form).
    What was accepted with more out of the ordinary is accepted with less; what was refused with less is refused
-   with more. A test holds every measured case against every other one by this rule.
+   with more. Waiting says nothing beyond its own kind. A test holds every measured case against every other one by this rule.
 2. The same goes for length: what was accepted is accepted when it is shorter, what was refused for its length is
    refused when it is longer. A refusal is for its length only where nothing longer of that form was accepted.
 3. Whatever does not follow from these two was not measured, and is said to be so. In particular two things that
@@ -27,14 +27,12 @@ import msgspec
 
 from analysis.receivers.classify import classify, cut_features, source
 from analysis.receivers.kinds import Kind
-from analysis.receivers.measured import ALONE, BEHIND, CASES, RECEIVERS, Case, Receiver
+from analysis.receivers.measured import ALONE, BEHIND, CASES, NOT_MEASURED, RECEIVERS, Case, Receiver
 
 Outcome = Literal["accepted", "refused", "waits", "not measured"]
 
 _ACCEPTED = frozenset("hio-?ATP")
 _WAITS = frozenset("WL")
-
-_SECOND = "a second header"
 
 
 class Reception(msgspec.Struct, frozen=True):
@@ -79,8 +77,14 @@ def _known(case: Case) -> _Measured:
     sent = case.header if case.name in ALONE else case.header + BEHIND
     kind = classify(sent)
     if kind.end < len(case.header) and kind.end:
-        kind = Kind(_SECOND, frozenset(), 0, kind.end)
+        kind = _behind(case.header[kind.end :])
     return _Measured(kind._replace(features=kind.features | cut_features(kind, (case.cut,))), case)
+
+
+def _behind(data: bytes) -> Kind:
+    """The kind of a header that stands behind another one: its version is all that a server of HTTP sees of it."""
+    form = classify(data).form
+    return Kind(f"a second header, {form[: len('version 1')]}", frozenset(), 0, 0)
 
 
 def _is_case(known: _Measured, data: bytes, kind: Kind) -> bool:
@@ -91,26 +95,35 @@ def _is_case(known: _Measured, data: bytes, kind: Kind) -> bool:
 
 def _judge(place: int, kind: Kind, exact: _Measured | None, told: tuple[str, str] | None) -> Reception:
     receiver = RECEIVERS[place]
-    if exact:
+    if exact and exact.case.codes[place] != NOT_MEASURED:
         basis = f"this very header ({exact.case.name})"
         return _reception(receiver, exact.case.codes[place], basis, kind, told, exact=True)
-    cases = [known for known in _measured() if known.kind.form == kind.form]
-    passing = [known for known in cases if _passes(known.case.codes[place])]
+    cases = list(_cases(place, kind.form))
+    passing = [known for known in cases if _outcome(known.case.codes[place]) == "accepted"]
     accepted = [known for known in passing if kind.within(known.kind)]
     refused = list(_refusals(place, kind, cases, max((known.kind.length for known in passing), default=-1)))
-    if bool(accepted) == bool(refused):
+    waiting = [known for known in cases if _waits_alike(kind, known, known.case.codes[place])]
+    if sum(map(bool, (accepted, refused, waiting))) != 1:
         return _unmeasured(receiver, f"no case tells about {kind.told()}")
-    nearest = min(accepted, key=_size) if accepted else max(refused, key=_size)
-    alike = [known for known in accepted or refused if known.kind[:2] == nearest.kind[:2]]
+    known = accepted or refused or waiting
+    nearest = max(known, key=_size) if refused else min(known, key=_size)
+    alike = [one for one in known if one.kind[:2] == nearest.kind[:2]]
     codes = {known.case.codes[place] for known in alike}
     code = nearest.case.codes[place] if len(codes) == 1 else _common(codes)
     return _reception(receiver, code, _basis(kind, nearest), kind, told)
 
 
+def _cases(place: int, form: str) -> Iterator[_Measured]:
+    """What was measured of a form at one receiver."""
+    for known in _measured():
+        if known.kind.form == form and known.case.codes[place] != NOT_MEASURED:
+            yield known
+
+
 def _refusals(place: int, kind: Kind, cases: Iterable[_Measured], longest: int) -> Iterator[_Measured]:
     """The refused cases that have nothing that this header has not. `longest`: the longest that was accepted."""
     for known in cases:
-        if _passes(known.case.codes[place]):
+        if _outcome(known.case.codes[place]) != "refused":
             continue
         length = 0 if known.kind.length <= longest else known.kind.length
         if known.kind._replace(length=length).within(kind):
@@ -138,8 +151,17 @@ def _common(codes: set[str]) -> str:
     return "+".join(sorted(codes))
 
 
-def _passes(code: str) -> bool:
-    return code[0] == "=" or code in _ACCEPTED or code in _WAITS
+def _waits_alike(kind: Kind, known: _Measured, code: str) -> bool:
+    """Whether a case of the very same kind was waited for. What that says of other kinds is nothing."""
+    return _outcome(code) == "waits" and kind.features == known.kind.features and kind.within(known.kind)
+
+
+def _outcome(code: str) -> Outcome:
+    if code == NOT_MEASURED:
+        return "not measured"
+    if code in _WAITS:
+        return "waits"
+    return "accepted" if code[0] == "=" or code in _ACCEPTED else "refused"
 
 
 def _second(place: int, data: bytes, first: bytes) -> Reception:
@@ -150,10 +172,10 @@ def _second(place: int, data: bytes, first: bytes) -> Reception:
         return Reception(
             receiver.name, receiver.version, "refused", f"with the header before it: {before.detail}"
         )
-    kind = classify(data)
-    if before.verdict != "accepted" or not kind.form.startswith("version 2"):
-        return _unmeasured(receiver, f"no case tells about {kind.form} behind that header")
-    known = [known for known in _measured() if known.kind.form == _SECOND]
+    kind = _behind(data)
+    known = list(_cases(place, kind.form))
+    if before.verdict != "accepted" or not known:
+        return _unmeasured(receiver, f"no case tells about {kind.form}, behind that one")
     codes = {one.case.codes[place] for one in known}
     names = ", ".join(one.case.name for one in known)
     if codes == {"A"}:
@@ -192,15 +214,10 @@ def _reception(
     *,
     exact: bool = False,
 ) -> Reception:
-    verdict: Outcome = "refused"
-    if code in _WAITS:
-        verdict = "waits"
-    elif _passes(code):
-        verdict = "accepted"
     words = _words(code, told, exact)
     if code == "W" and (half := receiver.half[kind.form.startswith("version 2")]):
         words += f", {half}"
-    return Reception(receiver.name, receiver.version, verdict, f"{words}; measured: {basis}")
+    return Reception(receiver.name, receiver.version, _outcome(code), f"{words}; measured: {basis}")
 
 
 def _words(code: str, told: tuple[str, str] | None, exact: bool) -> str:

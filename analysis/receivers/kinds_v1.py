@@ -8,15 +8,15 @@ from ipaddress import IPv4Address, IPv6Address
 
 from analysis.receivers.kinds import Kind
 
-TCP, UNKNOWN, UNKNOWN_TEXT = "version 1", "version 1 UNKNOWN", "version 1 UNKNOWN with text"
-TCP6 = "TCP6"
+UNKNOWN, UNKNOWN_TEXT = "version 1 UNKNOWN", "version 1 UNKNOWN with text"
 
 LINE_LIMIT = 107  # bytes of a line by the specification
 _LINE_MAX = 4096  # no receiver that was measured reads further for the end of the line
 
 _NAMES = ("source address", "destination address", "source port", "destination port")
 
-_PROTOCOLS = {b"TCP6": TCP6, b"tcp4": "the protocol in lower case", b"UDP4": "the protocol UDP4"}
+#: Protocols that were measured, as the word behind PROXY.
+_PROTOCOLS = frozenset({"TCP4", "TCP6", "tcp4", "UDP4"})
 
 _octets = re.compile(rb"[0-9]{1,3}(?:\.[0-9]{1,3}){3}").fullmatch
 _three_octets = re.compile(rb"[1-9][0-9]{0,2}(?:\.(?:0|[1-9][0-9]{0,2})){2}").fullmatch
@@ -40,15 +40,19 @@ def classify(data: bytes, instead: str = "") -> Kind:
         return _glued(data, line, ending, end)
     if line[6:13] == b"UNKNOWN":
         return _unknown(line, ending, end, features)
-    form = instead or TCP
-    if not ending:
-        form += ", cut short"
     if len(words) < 3 and not ending:
         return Kind("version 1, cut within its first words", frozenset(), 0, end)
+    form = (instead or "version 1 ") + _protocol(words) + ("" if ending else ", cut short")
     features.update(_line_features(words, whole=bool(ending)))
     if not ending and (len(words) > 6 or len(line) > LINE_LIMIT or not _begun(words[-1])):
         features.add("what no line goes on with")
     return Kind(form, frozenset(features), 0, end)
+
+
+def _protocol(words: list[bytes]) -> str:
+    """The protocol that a line names, where it was measured. Two spaces before it are told as such elsewhere."""
+    word = next((word for word in words[1:] if word), b"").decode("latin-1")
+    return word if word in _PROTOCOLS else "with another protocol"
 
 
 def _line(data: bytes) -> tuple[bytes, bytes, int]:
@@ -102,8 +106,6 @@ def _line_features(words: list[bytes], *, whole: bool) -> Iterator[str]:
     elif len(words) == 7:
         yield from _seventh_word(words)
     protocol, fields = (words[1] if len(words) > 1 else b""), words[2:]
-    if protocol != b"TCP4":
-        yield _PROTOCOLS.get(protocol, "another protocol")
     if whole and len(fields) == 3:
         yield "no destination port"
     elif whole and len(fields) != 4:

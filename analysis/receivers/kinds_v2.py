@@ -32,34 +32,36 @@ def classify(data: bytes, instead: str = "") -> Kind:
     if len(data) < _FIXED:
         return Kind("version 2, cut within its first 16 bytes", frozenset(), 0, len(data))
     end = _FIXED + int.from_bytes(data[14:16], "big")
-    local = data[12] & 15 == 0
-    form = instead or (LOCAL if local else PROXY)
-    features = set(_start_features(data))
+    form = instead or _form(data)
+    features = set(_features_of_local(data[13])) if form == LOCAL else set()
     if len(data) < end:
         return Kind(f"{form}, cut short", frozenset(features), end, len(data))
     header = data[:end]
-    features.update(_local(header) if local else _proxy(header))
+    features.update(_local(header) if form == LOCAL else _proxy(header))
     return Kind(form, frozenset(features), end, end)
 
 
-def _start_features(data: bytes) -> Iterator[str]:
+def _form(data: bytes) -> str:
+    """What a receiver branches on: version, command, family with transport."""
     if data[12] >> 4 != 2:
-        yield "a version other than 2"
-    if data[12] & 15 > 1:
-        yield "an undefined command"
-    family, transport = data[13] >> 4, data[13] & 15
+        return "a version other than 2"
     if data[12] & 15 == 0:
-        if family > 3 or transport > 2:
-            yield "an undefined family or transport"
-        elif data[13]:
-            yield "inet/stream as family" if data[13] == 0x11 else "another family"
-        return
+        return LOCAL
+    if data[12] & 15 > 1:
+        return "version 2 with an undefined command"
+    family, transport = data[13] >> 4, data[13] & 15
     if family > 3:
-        yield "an undefined family"
+        return f"{PROXY} with an undefined family"
     if transport > 2:
-        yield "an undefined transport"
-    if family <= 3 and transport <= 2 and data[13] != 0x11:
-        yield f"{_FAMILIES.get(family, 'unspec')}/{_TRANSPORTS.get(transport, 'unspec')}"
+        return f"{PROXY} with an undefined transport"
+    return f"{PROXY} {_FAMILIES.get(family, 'unspec')}/{_TRANSPORTS.get(transport, 'unspec')}"
+
+
+def _features_of_local(family_transport: int) -> Iterator[str]:
+    if family_transport >> 4 > 3 or family_transport & 15 > 2:
+        yield "an undefined family or transport"
+    elif family_transport:
+        yield "inet/stream as family" if family_transport == 0x11 else "another family"
 
 
 def _local(header: bytes) -> Iterator[str]:

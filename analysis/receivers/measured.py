@@ -69,10 +69,18 @@ RECEIVERS = (
     Receiver("ppp (Rust)", _UNRECORDED),
 )
 
+NOT_MEASURED = "."
+
 _NAMED = {
     "@S": "0d0a0d0a000d0a515549540a",  # the signature
     "@4": "c0000201c6336402dc0401bb",  # 192.0.2.1:56324 to 198.51.100.2:443
     "@6": "20010db800000000000000000000000120010db8000000000000000000000002dc0401bb",
+    # one of each: ALPN, AUTHORITY, NOOP, UNIQUE_ID, SSL with details 21 to 28, types 10, EA, F0 and F8
+    "@T": (
+        "0100026832020009612e6578616d706c65040001000500026964"
+        "2000250700000000210001782200017823000178240001782500017826000178270001782800017810000178"
+        "ea00020176f0000178f8000178"
+    ),
 }
 _run = re.compile("([0-9a-f]{2})[*]([0-9]+)").fullmatch
 
@@ -257,8 +265,75 @@ _ROWS: tuple[tuple[str, str, bytes] | tuple[str, str, bytes, int], ...] = (
     ("none_tls", "F F R R F F R F E E E E E E", b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"),
 )
 
-CASES = tuple(Case(name, tuple(codes.split()), header, *cut) for name, codes, header, *cut in _ROWS)
+#: More headers, which were sent to nginx 1.22.1 and HAProxy 2.6.12 alone: one code for each of the two.
+_OF_TWO: tuple[tuple[str, str, bytes] | tuple[str, str, bytes, int], ...] = (
+    ("v1_any_dst", "h h", b"PROXY TCP4 192.0.2.1 0.0.0.0 56324 443\r\n"),
+    ("v1_mcast_dst", "h h", b"PROXY TCP4 192.0.2.1 230.0.0.1 56324 443\r\n"),
+    ("v1_reserved", "h h", b"PROXY TCP4 255.255.255.255 255.255.255.255 56324 443\r\n"),
+    ("v1_lz_dst", "h h", b"PROXY TCP4 192.0.2.1 198.051.100.002 56324 443\r\n"),
+    ("v1_lz_ports", "h h", b"PROXY TCP4 192.0.2.1 198.51.100.2 05632 0443\r\n"),
+    ("v1_lz_all", "h =192.0.2.1:5632", b"PROXY TCP4 192.000.002.001 198.051.100.002 05632 0443\r\n"),
+    ("v1_t6_port_0", "h h", b"PROXY TCP6 2001:db8::1 2001:db8::2 0 0\r\n"),
+    ("v1_t6_any", "h h", b"PROXY TCP6 :: :: 56324 443\r\n"),
+    ("v1_t6_mcast", "h h", b"PROXY TCP6 ff02::1 ff02::2 56324 443\r\n"),
+    ("v1_t6_lz_ports", "h h", b"PROXY TCP6 2001:db8::1 2001:db8::2 05632 0443\r\n"),
+    ("v1_t6_port_65536", "F =2001:db8::1:", b"PROXY TCP6 2001:db8::1 2001:db8::2 65536 443\r\n"),
+    ("v1_t6_sp2_addr", "F R", b"PROXY TCP6 2001:db8::1  2001:db8::2 56324 443\r\n"),
+    ("v1_t6_sp_trail", "F h", b"PROXY TCP6 2001:db8::1 2001:db8::2 56324 443 \r\n"),
+    ("v1_t6_extra_tok", "F h", b"PROXY TCP6 2001:db8::1 2001:db8::2 56324 443 x\r\n"),
+    ("v1_t6_few_tok", "F R", b"PROXY TCP6 2001:db8::1 2001:db8::2 56324\r\n"),
+    ("v1_t6_lf", "F R", b"PROXY TCP6 2001:db8::1 2001:db8::2 56324 443\n"),
+    ("v1_split_3", "F F", b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n", 3),
+    ("v1_t6_split", "F F", b"PROXY TCP6 2001:db8::1 2001:db8::2 56324 443\r\n", 20),
+    ("v1_twice", "4 4", b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n" * 2),
+    ("v2_then_v1", "4 4", _binary("@S 2111000c @4") + b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n"),
+    ("v2_port_0", "h h", _binary("@S 2111000cc0000201c633640200000000")),
+    ("v2_any", "h h", _binary("@S 2111000c 00*8 dc0401bb")),
+    ("v2_mcast", "h h", _binary("@S 2111000ce6000001e6000002dc0401bb")),
+    ("v2_reserved", "h h", _binary("@S 2111000c ff*8 dc0401bb")),
+    ("v2_tcp6_port_0", "h h", _binary("@S 2121002420010db8 00*11 0120010db8 00*11 0200000000")),
+    ("v2_tcp6_any", "h h", _binary("@S 21210024 00*32 dc0401bb")),
+    ("v2_tcp6_mcast", "h h", _binary("@S 21210024ff02 00*13 01ff02 00*13 02dc0401bb")),
+    ("v2_tcp6_mapped", "h h", _binary("@S 21210024 00*10 ffffc0000201 00*10 ffffc6336402dc0401bb")),
+    ("v2_all_tlvs", "h h", _binary("@S 21110066 @4 @T 03000420affa62")),
+    ("v2_netns", "h h", _binary("@S 21110011 @4 3000026e73")),
+    ("v2_two_crc", "h R", _binary("@S 2111001a @4 0300042a68edaf0300042a68edaf")),
+    ("v2_tcp6_all_tlvs", "h h", _binary("@S 2121007e @6 @T 030004dae82d31")),
+    ("v2_tcp6_netns", "h h", _binary("@S 21210029 @6 3000026e73")),
+    ("v2_tcp6_junk1", "h R", _binary("@S 21210025 @6 ff")),
+    ("v2_tcp6_overrun", "h R", _binary("@S 21210029 @6 0100096832")),
+    ("v2_tcp6_crc_bad", "h R", _binary("@S 2121002b @6 03000401020304")),
+    ("v2_tcp6_uid_129", "h R", _binary("@S 212100a8 @6 050081 75*129")),
+    ("v2_tcp6_split", "F F", _binary("@S 21210024 @6"), 10),
+    ("v2_tcp6_split16", "F F", _binary("@S 21210024 @6"), 16),
+    ("v2_tlv_overrun_all", "h R", _binary("@S 21110064 @4 @T 0100096832")),
+    ("v2_len_1000", "h h", _binary("@S 211103d8 @4 0403c9 00*969")),
+    ("v2_len_2000", "R h", _binary("@S 211107c0 @4 0407b1 00*1969")),
+    ("v2_len_12000", "R h", _binary("@S 21112ed0 @4 042ec1 00*11969")),
+    ("v2_local_aws", "- o", _binary("@S 2011005404004a 00*74 030004aa5748a9")),
+    (
+        "v2_local_aws_vpc",
+        "- o",
+        _binary("@S 20110054ea001701767063652d3038643262663135666163353030316339040030 00*48 030004fbd3307f"),
+    ),
+    ("v2_local_11_crc", "- o", _binary("@S 20110013 @4 030004553f6571")),
+    ("v2_local_21", "- o", _binary("@S 20210024 @6")),
+    ("v2_local_all_tlvs", "- o", _binary("@S 2000005a @T 030004bd3c57d6")),
+    ("v2_local_crc_bad", "- o", _binary("@S 2000000703000401020304")),
+    ("v2_udp4_tlvs", "- R", _binary("@S 21120010 @4 04000100")),
+    ("v2_cut_3", "F R", _binary("0d0a0d")),
+    ("v2_cut_14", "F R", _binary("@S 2111")),
+)
+
+
+def _case(name: str, codes: list[str], header: bytes, cut: int = 0) -> Case:
+    if len(codes) == 2:
+        codes = [{0: codes[0], 2: codes[1]}.get(place, NOT_MEASURED) for place in range(len(RECEIVERS))]
+    return Case(name, tuple(codes), header, cut)
+
+
+CASES = tuple(_case(name, codes.split(), header, *cut) for name, codes, header, *cut in _ROWS + _OF_TWO)
 
 #: What followed each header; nothing follows one that is cut short, or a record of TLS.
 BEHIND = b"GET / HTTP/1.1\r\n"
-ALONE = frozenset({"v1_trunc", "v2_trunc", "none_tls"})
+ALONE = frozenset({"v1_trunc", "v2_trunc", "v2_cut_3", "v2_cut_14", "none_tls"})

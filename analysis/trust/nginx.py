@@ -140,24 +140,23 @@ def search(lines: tuple[str, ...], ranges: Ranges, recursive: bool) -> Address |
     """
     found: Address | None = None
     for line in reversed(lines):
-        rest = line
+        end = len(line)
         while True:
-            rest = rest[:1] + rest[1:].rstrip(_SEPARATORS) if rest else rest
+            while end > 1 and line[end - 1] in _SEPARATORS:
+                end -= 1
             # A separator before which nothing stands is read as part of the address.
-            cut = max(rest.rfind(separator, 1) for separator in _SEPARATORS)
-            here = parsed(rest[cut + 1 :])
-            if here is None:
-                return found
+            cut = max(line.rfind(separator, 1, end) for separator in _SEPARATORS)
+            here = parsed(line[cut + 1 : end])
+            if here is None or not recursive:
+                return here or found
             found = here
-            if not recursive:
-                return found
             if not ranges.holds(plain(found)):
                 if ranges.names:
                     raise _NameError
                 return found
             if cut < 0:
                 break
-            rest = rest[:cut]
+            end = cut
     return found
 
 

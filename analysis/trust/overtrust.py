@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from analysis.trust.fields import FORWARDED_FOR
 from analysis.trust.inspection import cause, deepest, fields_read, lists
-from analysis.trust.model import Arrival, Claim, Fields, Settings
+from analysis.trust.model import Arrival, Claim, Fields, Hypercorn, Settings
 from analysis.trust.products import resolved
 from analysis.trust.ranges import Ranges, address, plain
 
@@ -72,17 +72,19 @@ def _by(claim: Claim, field: str) -> str:
 def attacks(settings: Settings, in_front: int = 0) -> Iterator[Arrival]:
     """The requests that a stranger would try; short ones first."""
     held = lists(settings)
-    for version, forged in FORGED.items():
+    for version in FORGED:
         stranger = _stranger(held, version)
         if stranger is None:
             continue
-        for fields in _forgeries(settings, forged, () if not in_front else _truth(held, version, in_front)):
+        truth = _truth(held, version, in_front) if in_front else ()
+        # A list of one family may let the other through, so strangers claim to be of either.
+        for fields in (made for forged in FORGED.values() for made in _forgeries(settings, forged, truth)):
             if in_front:
                 last = _proxies(held, version, in_front)[-1]
                 yield Arrival(last, None, fields)
                 yield Arrival(last, last, fields)
             else:
-                for source in (None, forged, "", *_samples(held)):
+                for source in (None, *FORGED.values(), "", *_samples(held)):
                     yield Arrival(stranger, source, fields)
 
 
@@ -95,8 +97,8 @@ def _forgeries(settings: Settings, forged: str, truth: tuple[str, ...]) -> Itera
     for name in names:
         appended_to = name.lower() in _LISTS or not truth
         entries = [*([forged] * deep), *truth] if appended_to else [truth[0]]
-        if name.lower() == "forwarded":
-            entries = [f"for={entry}" for entry in entries]
+        if name.lower() == "forwarded" and isinstance(settings, Hypercorn):
+            entries = [f"for={entry}" for entry in entries]  # others would read it as a list of addresses
         made.append((name, ", ".join(entries)))
         yield (made[-1],)
     if len(made) > 1:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from analysis.ingress import Ingress
+import msgspec
+
+from analysis.ingress import Ingress, Listener
+from analysis.trust.inspection import lists
+from analysis.trust.model import TrustError
 from probe.errors import UsageError, os_error
 from probe.ingress.errors import ConfigError
 from probe.ingress.haproxy_config import haproxy_ingress
@@ -27,6 +31,8 @@ _FORMS = (
     "an nginx.conf, what `nginx -T` prints, a haproxy.cfg, or the ConfigMap of ingress-nginx as YAML or JSON"
 )
 
+_UNKNOWN_TRUST = "it is not known whom"
+
 _OBJECT = re.compile(r"^(?:apiVersion|kind|items)[ \t]*:", re.MULTILINE)
 _NGINX = re.compile(r"[;{}][ \t\r]*(?:#.*)?$", re.MULTILINE)
 
@@ -35,11 +41,32 @@ def read_config(path: Path) -> list[Ingress]:
     """The ingresses that a file configures, mostly one. Raises ProbeError with file and line."""
     text = _text(path)
     try:
-        return _ingresses(text, path)
+        return [_checked(each) for each in _ingresses(text, path)]
     except ConfigError as error:
         file = error.file or str(path)
         place = f"{file} line {error.line}" if error.line else file
         raise UsageError(f"--ingress-config {place}: {error}") from error
+
+
+def _checked(ingress: Ingress) -> Ingress:
+    """Without the trust of listeners whose lists no rule can be applied to, which is noted instead."""
+    checked = [_checked_listener(each) for each in ingress.listeners]
+    notes = [note for listener in checked for note in listener.notes if note.startswith(_UNKNOWN_TRUST)]
+    return msgspec.structs.replace(
+        ingress, listeners=tuple(checked), notes=tuple(dict.fromkeys((*ingress.notes, *notes)))
+    )
+
+
+def _checked_listener(listener: Listener) -> Listener:
+    try:
+        if listener.trust is not None:
+            lists(listener.trust)
+    except TrustError as error:
+        note = f"{_UNKNOWN_TRUST} port {listener.port} (line {listener.line}) believes: {error}"
+        return msgspec.structs.replace(
+            listener, nginx=None, haproxy=None, ingress_nginx=None, notes=(*listener.notes, note)
+        )
+    return listener
 
 
 def _text(path: Path) -> str:

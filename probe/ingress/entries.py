@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
@@ -66,6 +67,7 @@ def told(text: str | None) -> str | None:
     return None if text is None or text in _NONE else text
 
 
+@lru_cache(maxsize=4096)  # a log names few addresses, and each of them thousands of times
 def address(text: str | None) -> str | None:
     """An address alone, canonical; None where the text is none."""
     if not text or len(text) > 64:

@@ -122,7 +122,8 @@ class _Reader:
         if self._unknown:
             were = "were" if self._unknown > 1 else "was"
             remarks.append(
-                f"{_lines(self._unknown)} of {self._file} {were} not understood, the first is line {self._first_unknown}"
+                f"{_lines(self._unknown)} of {self._file} {were} not understood, "
+                f"the first is line {self._first_unknown}"
             )
         elif not self._understood:
             remarks.append(f"{self._file} is empty")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from analysis.ingress import Kind, Problem
-from probe.ingress.entries import Said, address, endpoint, entry, joined, port_number, status_code, told
+from analysis.ingress import Kind, Problem, port_of
+from probe.ingress.entries import Said, address, endpoint, entry, port_number, status_code, told
 from probe.ingress.lines import Line
 from probe.ingress.times import Moment, moment
 
@@ -119,6 +119,8 @@ def _session(line: Line, found: re.Match[str], **values: object) -> Said | None:
 
 def _pairs(line: Line) -> Said | None:
     """A log-format of KEY=VALUE, known by its ci= or bi=. A key that stands there twice is nobody's."""
+    if "ci=" not in line.text:
+        return None
     pairs: dict[str, str | None] = {}
     for found in _KEYS.finditer(line.text):
         key = found["key"].lower()
@@ -150,4 +152,4 @@ def _accepted(text: str | None) -> Moment | None:
 
 def _known(place: str | None) -> str | None:
     """An endpoint with a port; HAProxy writes - or 0 where there was no connection."""
-    return place if joined(place) == place and place and not address(place) else None
+    return place if place and port_of(place) else None

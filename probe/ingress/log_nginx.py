@@ -60,9 +60,8 @@ _AS_PEER = re.compile(
 )
 _REFUSED = re.compile(r"client sent (?:invalid|too|CONNECT|HTTP/1\.1 request without|no )")
 _WHERE = re.compile(r", client: (?P<client>[^\s,]+), server: (?P<server>[^,]*)")
-_REQUEST = re.compile(
-    r', request: "(?P<request>.*?)"(?:, (?:upstream|host|referrer|subrequest|bytes from)|$)', re.DOTALL
-)
+_REQUEST = ', request: "'
+_REQUEST_END = re.compile(r'"(?:, (?:upstream|host|referrer|subrequest|bytes from)|$)')
 _UPSTREAM = re.compile(r', upstream: "(?:[a-z]+://)?(?P<upstream>[^"/]*)')
 
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
@@ -173,8 +172,7 @@ def _error(line: Line, found: re.Match[str], message: str) -> Said:
         return Said()
     before = _AS_PEER.search(message[: where.start() + 2])
     whom = address(where["client"])
-    request = _REQUEST.search(message, where.end())
-    text = request["request"] if request else None
+    text = _request(message, where.end())
     if problem is Problem.REQUEST_INVALID:
         problem = problem_of_request(text, 400) or problem
     # Client's text may hold what looks like the name of an upstream: it is taken only where there is one.
@@ -191,6 +189,13 @@ def _error(line: Line, found: re.Match[str], message: str) -> Said:
         upstream=upstreams[0] if len(upstreams) == 1 else None,
         connection=found["connection"],
     )
+
+
+def _request(message: str, start: int) -> str | None:
+    """The request line that an error is about; its text is the client's, and not escaped."""
+    begin = message.find(_REQUEST, start)
+    end = _REQUEST_END.search(message, begin + len(_REQUEST)) if begin >= 0 else None
+    return message[begin + len(_REQUEST) : end.start()] if end else None
 
 
 def _problem(message: str) -> Problem | None:

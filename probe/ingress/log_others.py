@@ -39,7 +39,7 @@ _LISTENER = re.compile(r'envoy_listener_address="(?P<place>[^"]*)"')
 
 def uvicorn(line: Line) -> Said | None:
     """A line of uvicorn; None where it is none."""
-    text = _COLOUR.sub("", line.text)
+    text = _COLOUR.sub("", line.text) if "\x1b" in line.text else line.text
     found = _UVICORN.fullmatch(text)
     client = address(found["client"]) if found else None
     if found is not None and client is not None:

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from analysis.ingress import Ingress, Kind, Listener
-from analysis.trust.model import IngressNginx
+from analysis.trust.model import TrustError
+from analysis.trust.readers import ingress_nginx
 from probe.ingress.errors import ConfigError
 
 #: Keys by which a ConfigMap is known to be ingress-nginx's.
@@ -64,22 +65,10 @@ def _controllers(name: str) -> bool:
 
 
 def _ingress_nginx(data: Data, file: str) -> Ingress:
-    def flag(key: str, default: bool = False) -> bool:
-        value = data.get(key, "").strip().lower()
-        if value not in {"", "true", "false"}:
-            raise ConfigError(f'{key} is "{value[:40]}"; ingress-nginx knows "true" and "false" only')
-        return value == "true" if value else default
-
-    cidrs = tuple(part.strip() for part in data.get("proxy-real-ip-cidr", "").split(",") if part.strip())
-    defaults = IngressNginx()
-    settings = IngressNginx(
-        use_forwarded_headers=flag("use-forwarded-headers"),
-        use_proxy_protocol=flag("use-proxy-protocol"),
-        enable_real_ip=flag("enable-real-ip"),
-        compute_full_forwarded_for=flag("compute-full-forwarded-for"),
-        proxy_real_ip_cidr=cidrs or defaults.proxy_real_ip_cidr,
-        forwarded_for_header=data.get("forwarded-for-header", "").strip() or defaults.forwarded_for_header,
-    )
+    try:
+        settings = ingress_nginx(data)
+    except TrustError as error:
+        raise ConfigError(str(error)) from error
     listeners = tuple(
         Listener(
             port=port,

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from analysis.asked import TOKEN_HEADER
 from probe.lab.plan import host_and_port
 from probe.lab.scenario import Outcome
 
@@ -16,7 +17,8 @@ class Errand(msgspec.Struct, frozen=True):
     """One connection to make. `index` counts requests of the scenario, `number` repetitions of one of them.
 
     It carries `requests` requests, numbered from `number` on: one after the other's answer, or all at once where
-    `pipelined`. `proxy` are bytes to send before all else, before TLS too. `headers` are further fields.
+    `pipelined`. `proxy` are bytes to send before all else, before TLS too. `headers` are further fields, `token` the
+    beginning of each request's token; "" for none.
     """
 
     index: int
@@ -34,6 +36,16 @@ class Errand(msgspec.Struct, frozen=True):
     proxy: bytes = b""
     tls: bool = False
     h2c: bool = False
+    token: str = ""
+
+    def token_of(self, number: int) -> str:
+        """The token of the request of that number."""
+        return f"{self.token}-{number}" if self.token else ""
+
+    def fields(self, number: int) -> dict[str, str]:
+        """Header fields of the request of that number, besides those that every request has."""
+        token = self.token_of(number)
+        return self.headers | ({TOKEN_HEADER: token} if token else {})
 
     @property
     def authority(self) -> str:
@@ -62,3 +74,4 @@ class Result(msgspec.Struct, frozen=True):
     peer_port: int | None = None
     pod: str | None = None
     answer: dict[str, object] = {}
+    token: str = ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import select
 import signal
 import socket
@@ -290,6 +291,7 @@ class Lab:
             proxy=header,
             tls=request.tls,
             h2c=request.h2c,
+            token=secrets.token_hex(8) if request.token else "",
         )
 
     def _answer(self, place: str, result: Result) -> Answer:

@@ -65,22 +65,23 @@ async def _play(errand: Errand) -> None:
             outcome="error",
             started=time.time(),
             ended=0.0,
+            token=errand.token_of(errand.number),
         )
         try:
             # The timeout is one for the whole connection.
             async with asyncio.timeout(errand.patience):
                 async for answer in _answers(connection, errand):
                     _tell(_understood(result, answer))
-                    result = msgspec.structs.replace(
-                        result, number=result.number + 1, started=_started(errand, result)
-                    )
+                    result = _next(result, errand)
         except tuple(kind for kind, _ in _OUTCOMES) as error:
             _tell(_failed(result, errand, error))
 
 
-def _started(errand: Errand, last: Result) -> float:
-    """When the next request of a connection goes out."""
-    return last.started if errand.pipelined else time.time()
+def _next(last: Result, errand: Errand) -> Result:
+    """The next request of a connection, which goes out now or has gone out with the first."""
+    number = last.number + 1
+    started = last.started if errand.pipelined else time.time()
+    return msgspec.structs.replace(last, number=number, started=started, token=errand.token_of(number))
 
 
 def _failed(result: Result, errand: Errand, error: BaseException) -> Result:
@@ -119,7 +120,12 @@ def _nothing(channel: Channel) -> EOFError | None:
 
 async def _http1(channel: Channel, errand: Errand) -> AsyncIterator[HttpAnswer]:
     requests = [
-        http1.get(errand.authority, errand.path, errand.headers, last=number == errand.requests - 1)
+        http1.get(
+            errand.authority,
+            errand.path,
+            errand.fields(errand.number + number),
+            last=number == errand.requests - 1,
+        )
         for number in range(errand.requests)
     ]
     if errand.pipelined:
@@ -150,7 +156,7 @@ async def _await_close(channel: Channel) -> None:
 
 async def _http2(channel: Channel, errand: Errand) -> AsyncIterator[HttpAnswer]:
     await channel.send(
-        http2.get(errand.authority, errand.path, {"user-agent": "probe-lab", **errand.headers})
+        http2.get(errand.authority, errand.path, {"user-agent": "probe-lab", **errand.fields(errand.number)})
     )
     reader = http2.Reader()
     while not reader.complete:

@@ -235,7 +235,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     "cluster-ip", "app-cluster-ip" or a pod's name; `port` overrides the port that follows from it.
     `count` connections carry `per_connection` requests each, one after the other's answer, or at once if
     `pipelined`. `headers` are further fields of each. `proxy` is sent first. `tls`: within TLS. `h2c`: HTTP/2 with
-    prior knowledge.
+    prior knowledge. `token`: each request carries one of its own, as the probe's own requests do.
     """
 
     expect: Expect
@@ -250,6 +250,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxy: ProxyHeader | None = None
     tls: bool = False
     h2c: bool = False
+    token: bool = False
     outcome: Outcome = "answered"
     status: int = 200
     patience: Annotated[float, msgspec.Meta(gt=0, le=MAX_PATIENCE)] = PATIENCE

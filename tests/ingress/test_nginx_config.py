@@ -70,7 +70,7 @@ SNIPPETS = {
 
 @pytest.mark.parametrize("name", SNIPPETS)
 def test_nginx_and_we_agree_on_what_is_well_formed(name: str, tmp_path: Path) -> None:
-    text = nginx_main(tmp_path, SNIPPETS[name])
+    text = nginx_main(tmp_path, f"access_log off;\n{SNIPPETS[name]}")
     (tmp_path / "nginx.conf").write_text(text)
     command = [need("nginx"), "-t", "-p", tmp_path, "-e", tmp_path / "e", "-c", tmp_path / "nginx.conf"]
     verdict = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -226,6 +226,15 @@ def test_a_stream_server_that_sends_a_header(tmp_path: Path) -> None:
     assert len(ingress.listeners) == 2
 
 
+def test_what_nobody_can_trust_is_admitted(tmp_path: Path) -> None:
+    """nginx refuses such a line; whom the listener would believe is then not claimed."""
+    ingress = read(tmp_path, "http { server { listen 80 proxy_protocol; set_real_ip_from 10.0.0.0/99; } }")
+    (listener,) = ingress.listeners
+    assert (listener.proxy_protocol, listener.trust) == (True, None)
+    assert "10.0.0.0/99" in listener.notes[0]
+    assert "10.0.0.0/99" in ingress.notes[0]
+
+
 # ── its files ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -255,7 +264,7 @@ def test_what_nginx_dumps_is_its_own_configuration(tmp_path: Path) -> None:
     """`nginx -T` prints every file with its name; both streams of it may be in the file."""
     (tmp_path / "more.conf").write_text("server { listen 4712 proxy_protocol; set_real_ip_from 10.0.0.0/8; }")
     config = tmp_path / "nginx.conf"
-    config.write_text(nginx_main(tmp_path, "include more.conf;"))
+    config.write_text(nginx_main(tmp_path, "access_log off; include more.conf;"))
     command = [need("nginx"), "-T", "-p", tmp_path, "-e", tmp_path / "e", "-c", config]
     dump = tmp_path / "dump.txt"
     with dump.open("wb") as file:

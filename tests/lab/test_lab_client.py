@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.lab import http1, http2
+from probe.lab.errands import Errand
 from probe.lab.proxy_headers import Ends, proxy_header
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Lab-Pod: a\r\n\r\nhello"
@@ -85,3 +87,10 @@ def test_proxy_headers_are_the_specifications() -> None:
     assert proxy_header(2, None) == signature + bytes.fromhex("20000000")
     with pytest.raises(ValueError, match="families"):
         proxy_header(1, four._replace(destination="::1"))
+
+
+def test_each_request_of_a_connection_has_a_token_of_its_own() -> None:
+    plain = Errand(0, 3, "tcp", "192.0.2.1", "192.0.2.2", 80, "/", 1.0, headers={"X-A": "b"})
+    assert plain.fields(3) == {"X-A": "b"}
+    marked = msgspec.structs.replace(plain, token="feed")
+    assert [marked.fields(number)["x-probe-token"] for number in (3, 4)] == ["feed-3", "feed-4"]
