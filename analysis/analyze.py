@@ -14,9 +14,11 @@ import msgspec
 
 from analysis.addresses import AddressBook
 from analysis.asked import Asked
+from analysis.corroboration import Corroboration
 from analysis.facts import Facts, Service
 from analysis.forgery import forgeries_of
-from analysis.journeys import Selection, learn_balancers, select
+from analysis.ingress import IngressFacts, IngressRecord
+from analysis.journeys import Given, Selection, learn_balancers, select
 from analysis.judging import Context, Judge
 from analysis.knowledge import Coverage
 from analysis.legs import Classify, LegStore, Shape
@@ -40,11 +42,13 @@ def analyze(
     service: str | None = None,
     title: str | None = None,
     asked: Sequence[Asked] = (),
+    ingress: IngressRecord = IngressRecord(),  # noqa: B008 - a frozen value
     limit: int = JOURNEYS_TOLD,
 ) -> Report:
     """Judge every connection of a recording to `service` (`namespace/name`), or to all that are external.
 
-    `asked`: requests of our own with what was answered. Raises UnknownServiceError.
+    `asked`: requests of our own with what was answered; `ingress`: what configurations and logs say.
+    Raises UnknownServiceError.
     """
     services = wanted_services(facts, service)
     book = AddressBook(facts, recording.topologies, services)
@@ -60,8 +64,9 @@ def analyze(
         legs = store.collect([number for shape in shapes for number in shape.sample])
     finally:
         store.close()
-    selection = select(legs, recording.taps, book, facts, asked)
-    context = replace(context, habits=Habits(selection.trips))
+    given = Given(asked, IngressFacts(ingress))
+    selection = select(legs, recording.taps, book, facts, given)
+    context = replace(context, habits=Habits(selection.trips), corroboration=Corroboration(given.ingress))
     journeys, weights = _judged(selection, shapes, context, whole)
     capture = _capture(recording, facts, selection)
     counts: Counter[str] = Counter()
@@ -72,7 +77,7 @@ def analyze(
         capture=capture,
         summary=_summary(journeys, weights),
         journeys=tuple(journeys),
-        findings=findings_of(journeys, counts, recording, capture),
+        findings=findings_of(journeys, counts, context, capture),
         paths=_paths(journeys, weights),
         service=service,
         title=title,

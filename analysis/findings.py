@@ -56,8 +56,7 @@ _ALL = (
     Definition(
         "SIP104", Severity.ERROR, "The load balancer's address stands for the client, and no PROXY header names it",
         "The connection reaches the cluster with the load balancer's own address: the balancer opened a connection of "
-        "its own, or translated the source. Its first bytes are the client's data, so nothing in this connection names "
-        "the client.",
+        "its own, or translated the source, and nothing in this connection names the client.",
         "Turn the PROXY protocol on at the balancer and at the ingress at the same time, or use a balancer mode "
         "that passes packets through with their source address.",
     ),
@@ -301,10 +300,22 @@ _ALL = (
         "Nothing to do.",
     ),
     Definition(
+        "SIP507", Severity.WARNING, "The configuration says otherwise than what was seen",
+        "By the ingress's configuration that was given, its server would have taken another address for its client's "
+        "than it did.",
+        "Look whether this is the configuration that runs (a reload that failed, another pod, another listener).",
+    ),
+    Definition(
         "SIP508", Severity.INFO, "What the connection carries cannot be read",
         "The requests are inside TLS or HTTP/2, so fields that name the client could not be looked at.",
         "Capture behind the server that ends TLS too, give its log (--ingress-log), or send requests of your own "
         "(--send), which are followed by the application's answer.",
+    ),
+    Definition(
+        "SIP509", Severity.WARNING, "A trust list admits everybody",
+        "The configuration believes forwarded headers or PROXY headers from any address. Whoever reaches the port can "
+        "claim to be anybody.",
+        "Narrow the list down to the proxies in front.",
     ),
     Definition(
         "SIP901", Severity.WARNING, "The kernel dropped packets before they were read",

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from analysis.addresses import AddressBook, OwnerKind, endpoint
 from analysis.asked import Asked
+from analysis.corroboration import application_word, logged_word
 from analysis.facts import Facts
 from analysis.hops import disputed, source_changes, walk
+from analysis.ingress import IngressFacts
 from analysis.legs import Leg, LegStore
 from analysis.onward import AskedBook, Onward, told_by
 from analysis.relay import Relay, Tie, chain_of
@@ -37,12 +39,20 @@ class Selection:
     trips: tuple[Trip, ...] = ()  # every leg with its path, journeys or not
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What was given besides the recording and the cluster's objects: words of clients and servers."""
+
+    asked: Sequence[Asked] = ()
+    ingress: IngressFacts = field(default_factory=IngressFacts)
+
+
 def select(
     legs: Iterable[Leg],
     taps: Sequence[Tap],
     book: AddressBook,
     facts: Facts,
-    asked: Iterable[Asked] = (),
+    given: Given,
 ) -> Selection:
     """Choose the legs that are connections to the Service, tie them to the legs before, ask what was said after."""
     trips = [trip for leg in legs for trip in _trips(leg, taps, book)]
@@ -52,7 +62,7 @@ def select(
     backs = [trip for trip in [*candidates, *fronts] if _by_balancer(trip, book)]
     relay = Relay(fronts, backs, taps)
     chosen = [trip for trip in candidates if relay.ties(trip) or not _is_probe(trip, book)]
-    gather = _Gather(relay, Onward(trips, taps), AskedBook(asked), book)
+    gather = _Gather(relay, Onward(trips, taps), AskedBook(given.asked), given.ingress, book)
     connections = tuple(connection for trip in chosen for connection in gather.connections(trip))
     ended = _ended(fronts, connections, book)
     return Selection(connections, ended, len(candidates) - len(chosen), tuple(trips))
@@ -65,10 +75,13 @@ _Group = tuple[int, tuple[str, ...]]
 class _Gather:
     """Puts together what belongs to the journeys of one leg."""
 
-    def __init__(self, relay: Relay, onward: Onward, asked: AskedBook, book: AddressBook) -> None:
+    def __init__(
+        self, relay: Relay, onward: Onward, asked: AskedBook, ingress: IngressFacts, book: AddressBook
+    ) -> None:
         self._relay = relay
         self._onward = onward
         self._asked = asked
+        self._ingress = ingress
         self._book = book
 
     def connections(self, trip: Trip) -> list[Connection]:
@@ -98,7 +111,9 @@ class _Gather:
         chain: tuple[Link, ...] = chain_of(tie, self._relay, self._book) if tie is not None else ()
         asked = self._asked.of(chain[0].trip if chain else trip, requests)
         owner = self._book.owner(trip.source)
-        return Connection(trip, chain, owner, requests, word, asked, told_by(asked), part)
+        told = told_by(asked) or application_word(word, self._ingress)
+        word = word or logged_word(trip, self._ingress)
+        return Connection(trip, chain, owner, requests, word, asked, told, part)
 
 
 def _front(ties: Sequence[Tie], request: Request) -> int:

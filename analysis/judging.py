@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from analysis import paths
 from analysis.addresses import AddressBook, OwnerKind, TargetKind, text
 from analysis.blame import CODES, Blame, blame
+from analysis.corroboration import Corroboration, Support
 from analysis.disbelief import client_claims, disbelief
 from analysis.expectation import EXTERNAL_WAYS, Expected
 from analysis.facts import Facts, Policy
 from analysis.hops import Change
+from analysis.ingress import IngressFacts
 from analysis.knowledge import Coverage, entry_step, expectation, forged, learn
 from analysis.mismatch import Habits, mismatches
 from analysis.recording import Recording
-from analysis.report import Verdict
+from analysis.report import Resolved, Verdict
 from analysis.trips import PROXY_PAYLOADS, Connection, Trip
 from analysis.verdict import Carried, Header, Judgement, Known, Named, Silence, judge
 
@@ -29,6 +31,7 @@ class Context:
     book: AddressBook
     coverage: Coverage
     habits: Habits = field(default_factory=lambda: Habits(()))
+    corroboration: Corroboration = field(default_factory=lambda: Corroboration(IngressFacts()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Outcome:
     judgement: Judgement
     blames: tuple[Blame, ...]
     codes: tuple[str, ...]
+    support: tuple[Support, ...] = ()
+    resolved: tuple[Resolved, ...] = ()
 
 
 class Judge:
@@ -73,7 +78,12 @@ class Judge:
         first = trip.leg.first_bytes
         named = first is not None and first.payload in PROXY_PAYLOADS
         ranged = trip.target is not None and bool(trip.target.service.source_ranges)
-        heard = connection.last_word is not None or bool(connection.claims) or trip.unreadable is not None
+        heard = (
+            bool(self._context.corroboration)
+            or connection.last_word is not None
+            or bool(connection.claims)
+            or trip.unreadable is not None
+        )
         alone = named or ranged or heard or trip.mixed or bool(connection.chain)
         return (
             self._shapes.get(trip.leg.number),
@@ -120,9 +130,12 @@ def _judge(connection: Connection, context: Context) -> Outcome:
         for change in trip.changes
     )
     judgement = judge(known)
-    return Outcome(
-        connection, known, judgement, blames, _codes(connection, known, judgement, blames, context)
-    )
+    codes = _codes(connection, known, judgement, blames, context)
+    refined, support = context.corroboration.refined(connection, codes)
+    resolved = context.corroboration.resolved(connection)
+    if any(entry.agrees is False for entry in resolved):
+        refined.append("SIP507")
+    return Outcome(connection, known, judgement, blames, tuple(refined), support, resolved)
 
 
 def _codes(

@@ -115,20 +115,21 @@ def mismatches(connection: Connection, habits: Habits) -> list[str]:
         return ["SIP311"]
     codes = ["SIP313"] if _contradicted(connection, headers[0]) else []
     if did.refused:
-        return [*codes, _refusal(trip, headers[0], habit, did)]
+        return [*codes, _refusal(connection, headers[0], habit, did)]
     if headers[0].source is None and trip.requests:
         codes.append("SIP314")
     return codes
 
 
-def _refusal(trip: Trip, header: ProxyHeader, habit: Habit, did: Reaction) -> str:
+def _refusal(connection: Connection, header: ProxyHeader, habit: Habit, did: Reaction) -> str:
     """Why a whole and valid header can have been refused; the cause with the most evidence."""
     odd = header.transport != "stream" or header.family not in {"inet", "inet6"}
     if did is Reaction.CLOSED and header.command == "PROXY" and odd:
         return "SIP312"
     if habit.versions and header.version not in habit.versions:
         return "SIP309"
-    if trip.hello is not None:
+    # A server may hang up before the client's own bytes come, which follow in a segment of their own.
+    if any(trip.hello is not None for trip in (connection.trip, *(link.trip for link in connection.chain))):
         return "SIP308"
     return "SIP302"
 

@@ -104,7 +104,7 @@ def _word_hops(connection: Connection, leg: int, book: AddressBook) -> list[Hop]
             result.extend(
                 msgspec.structs.replace(hop, point="pod") if hop.point == "client" else hop for hop in opened
             )
-        result.append(_word_hop(word, leg, result, "header"))
+        result.append(_word_hop(word, leg, result, "log" if word.point == "log" else "header"))
     if connection.told is not None:
         result.append(_word_hop(connection.told, leg, result, "log"))
     return result

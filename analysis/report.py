@@ -89,6 +89,17 @@ class ProxyProtocol(msgspec.Struct, frozen=True, rename="camel"):
     tlvs: tuple[dict[str, Any], ...] = ()
 
 
+class Resolved(msgspec.Struct, frozen=True, rename="camel"):
+    """Whom a server would take for the client by the configuration that was given."""
+
+    server: str
+    client: str | None  # None: it refuses, or the configuration does not say
+    rule: str
+    source: str  # where the rule is written down
+    forgeable: bool  # whether a stranger who reaches the listener could have chosen the client
+    agrees: bool | None = None  # with what was seen; None: nothing was seen
+
+
 class Journey(msgspec.Struct, frozen=True, rename="camel"):
     """One client connection from its first to its last known point."""
 
@@ -108,6 +119,9 @@ class Journey(msgspec.Struct, frozen=True, rename="camel"):
     endpoint: str | None = None  # pod or address that was to answer
     answered: bool | None = None  # None: not known
     shape: str = ""  # journeys of one shape took the same path
+    requests: int = 0  # HTTP requests that could be read on the way into the Service
+    support: tuple[str, ...] = ()  # "SIP307: …": what configuration and log say for a finding
+    resolved: tuple[Resolved, ...] = ()  # whom the configuration would have servers take for the client
 
 
 class Finding(msgspec.Struct, frozen=True, rename="camel"):
@@ -121,6 +135,7 @@ class Finding(msgspec.Struct, frozen=True, rename="camel"):
     docs: str
     evidence: tuple[str, ...] = ()
     journeys: int = 0  # how many journeys it is about
+    confidence: str = "high"  # "medium": other faults would look the same
 
 
 class Capture(msgspec.Struct, frozen=True, rename="camel"):

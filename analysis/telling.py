@@ -17,6 +17,9 @@ from analysis.report import Capture, Client, Finding, Hop, Journey, Severity, Sn
 from analysis.trips import Connection, Trip, Word
 from analysis.verdict import Carried, Header
 
+#: Findings that other faults would look like as well, as long as no configuration or log speaks for them.
+AMBIGUOUS = frozenset({"SIP302", "SIP307", "SIP308", "SIP309", "SIP310", "SIP312"})
+
 EVIDENCE_SHOWN = 5  # examples under one finding; the journeys themselves hold the rest
 
 
@@ -43,6 +46,9 @@ def journey_of(outcome: Outcome, context: Context) -> Journey:
         endpoint=_endpoint(trip, context),
         answered=trip.leg.answered,
         shape=_shape(outcome, walked),
+        requests=len(connection.requests),
+        support=tuple(f"{entry.code}: {entry.text}" for entry in outcome.support),
+        resolved=outcome.resolved,
     )
 
 
@@ -158,7 +164,7 @@ def _shape(outcome: Outcome, hops: Sequence[Hop]) -> str:
 
 
 def findings_of(
-    journeys: Sequence[Journey], counts: dict[str, int], recording: Recording, capture: Capture
+    journeys: Sequence[Journey], counts: dict[str, int], context: Context, capture: Capture
 ) -> tuple[Finding, ...]:
     """The session's findings, gravest first; `counts` says how many journeys each code is about."""
     concerned: dict[str, list[Journey]] = {}
@@ -166,13 +172,22 @@ def findings_of(
         for code in journey.findings:
             concerned.setdefault(code, []).append(journey)
     found = [_finding(code, group, counts[code]) for code, group in concerned.items()]
-    found += _capture_findings(recording, capture)
+    if openings := context.corroboration.open_lists():
+        found.append(_told("SIP509", openings))
+    found += _capture_findings(context.recording, capture)
     order = list(Severity)
     return tuple(sorted(found, key=lambda finding: (order.index(finding.severity), finding.code)))
 
 
 def _finding(code: str, journeys: Sequence[Journey], count: int) -> Finding:
     definition = CATALOGUE[code]
+    supported = [
+        f"{journey.id}: {line.removeprefix(f'{code}: ')}"
+        for journey in journeys
+        for line in journey.support
+        if line.startswith(f"{code}: ")
+    ]
+    shown = [_evidence(journey) for journey in journeys[: EVIDENCE_SHOWN - bool(supported)]] + supported
     return Finding(
         code=code,
         severity=definition.severity,
@@ -180,8 +195,9 @@ def _finding(code: str, journeys: Sequence[Journey], count: int) -> Finding:
         detail=definition.explanation,
         fix=definition.fix,
         docs=definition.docs,
-        evidence=tuple(_evidence(journey) for journey in journeys[:EVIDENCE_SHOWN]),
+        evidence=tuple(shown[:EVIDENCE_SHOWN]),
         journeys=count,
+        confidence="medium" if code in AMBIGUOUS and not supported else "high",
     )
 
 
@@ -209,15 +225,17 @@ def _capture_findings(recording: Recording, capture: Capture) -> list[Finding]:
     ]
     if cut:
         codes.append(("SIP903", cut))
-    return [
-        Finding(
-            code=code,
-            severity=CATALOGUE[code].severity,
-            title=CATALOGUE[code].title,
-            detail=CATALOGUE[code].explanation,
-            fix=CATALOGUE[code].fix,
-            docs=CATALOGUE[code].docs,
-            evidence=tuple(lines[:EVIDENCE_SHOWN]),
-        )
-        for code, lines in codes
-    ]
+    return [_told(code, lines) for code, lines in codes]
+
+
+def _told(code: str, lines: Sequence[str]) -> Finding:
+    """A finding that is about the session or what was given with it, not about journeys."""
+    return Finding(
+        code=code,
+        severity=CATALOGUE[code].severity,
+        title=CATALOGUE[code].title,
+        detail=CATALOGUE[code].explanation,
+        fix=CATALOGUE[code].fix,
+        docs=CATALOGUE[code].docs,
+        evidence=tuple(lines[:EVIDENCE_SHOWN]),
+    )

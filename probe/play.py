@@ -100,7 +100,12 @@ def play(
         plan = lab.plan
     progress("judging")
     report = analyze(
-        session.recording, facts, asked=session.meta.asked, service=meta.service, title=meta.title
+        session.recording,
+        facts,
+        asked=session.meta.asked,
+        ingress=session.meta.ingress,
+        service=meta.service,
+        title=meta.title,
     )
     return Played(scenario, plan, session, report, tuple(answers))
 
@@ -130,6 +135,7 @@ def _asked(answer: Answer, scenario: Scenario) -> Asked:
         forged.append((claim, endpoint(request.proxy.source, request.proxy.port)))
     return Asked(
         source=endpoint(result.source, result.source_port),
+        token=result.token,
         destination=endpoint(result.target, result.target_port),
         started=result.started,
         ended=result.ended,

@@ -7,7 +7,8 @@ Rules of this file:
 1. A receiver takes a header when nothing about it is wrong in its eyes. So taking a fault away never makes it
    refuse, and adding one never makes it accept, as long as the header goes the same way through it (the form).
    What was accepted with more out of the ordinary is accepted with less; what was refused with less is refused
-   with more. Waiting says nothing beyond its own kind. A test holds every measured case against every other one by this rule.
+   with more. Waiting says nothing beyond its own kind. Tests hold every measured case against every other one by
+   this rule, and what is said of odd headers against the receivers themselves, as far as they are at hand.
 2. The same goes for length: what was accepted is accepted when it is shorter, what was refused for its length is
    refused when it is longer. A refusal is for its length only where nothing longer of that form was accepted.
 3. Whatever does not follow from these two was not measured, and is said to be so. In particular two things that

@@ -91,18 +91,20 @@ def attacks(settings: Settings, in_front: int = 0) -> Iterator[Arrival]:
 def _forgeries(settings: Settings, forged: str, truth: tuple[str, ...]) -> Iterator[Fields]:
     """Fields with the invented address in them, followed by what the proxies in front append."""
     names = fields_read(settings)
-    deep = deepest(settings)
     yield ()
-    made = []
-    for name in names:
-        appended_to = name.lower() in _LISTS or not truth
-        entries = [*([forged] * deep), *truth] if appended_to else [truth[0]]
-        if name.lower() == "forwarded" and isinstance(settings, Hypercorn):
-            entries = [f"for={entry}" for entry in entries]  # others would read it as a list of addresses
-        made.append((name, ", ".join(entries)))
-        yield (made[-1],)
-    if len(made) > 1:
-        yield tuple(made)
+    for deep in dict.fromkeys((1, deepest(settings))):
+        made = tuple((name, _value(settings, name, [forged] * deep, truth)) for name in names)
+        yield from ((one,) for one in made)
+        if len(made) > 1:
+            yield made
+
+
+def _value(settings: Settings, name: str, forged: list[str], truth: tuple[str, ...]) -> str:
+    """The field as it arrives: lists are appended to by the proxies in front, all others overwritten."""
+    entries = [*forged, *truth] if name.lower() in _LISTS or not truth else [truth[0]]
+    if name.lower() == "forwarded" and isinstance(settings, Hypercorn):
+        entries = [f"for={entry}" for entry in entries]  # others would read it as a list of addresses
+    return ", ".join(entries)
 
 
 def _truth(held: tuple[Ranges, ...], version: int, in_front: int) -> tuple[str, ...]:

@@ -93,7 +93,8 @@ def analyze(
     facts = _with_balancers(facts, balancer or [])
     from analysis.analyze import analyze as judge
 
-    end_with(judge(recording, facts, asked=asked, service=service, title=title), output)
+    report = judge(recording, facts, asked=asked, ingress=ingress, service=service, title=title)
+    end_with(report, output)
 
 
 def _with_balancers(facts: Facts, named: list[str]) -> Facts:

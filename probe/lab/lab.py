@@ -180,8 +180,7 @@ class Lab:
 
     def configs(self) -> dict[str, str]:
         """What every server was told, by its pod's or host's name: its configuration file, or its command line."""
-        programs = [*servers.pod_servers(self.plan), *servers.balancers(self.plan)]
-        return {program.name: program.configuration for program in programs}
+        return servers.configurations(self.plan)
 
     def places(self) -> list[Place]:
         """Every place where an agent can run: clients, the balancer, nodes."""

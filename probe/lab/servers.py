@@ -151,6 +151,11 @@ def _relay(plan: Plan, balancer: Balancer) -> tuple[str, ...]:
     return tuple(argv)
 
 
+def configurations(plan: Plan) -> dict[str, str]:
+    """What every server is told, by the name of its pod or host."""
+    return {program.name: program.configuration for program in (*pod_servers(plan), *balancers(plan))}
+
+
 def haproxy_socket(host: str) -> Path:
     """Where the HAProxy of a balancer answers questions about itself."""
     return FOLDER / host / "haproxy.sock"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from analysis.asked import Asked
+from analysis.ingress import Ingress, IngressRecord, Kind, Listener, LogEntry, Problem
 from analysis.report import Journey, Report, Verdict
+from analysis.trust.model import NginxRealIp
 from daemonset.observation import TcpFlag
 from tests.analysis.story import CLIENT, OK, PODS, START, Story, cluster
 from tests.analysis.test_stories import BEHIND, HTTP, LB, LOCAL, C, v1
@@ -301,6 +304,76 @@ def test_tls_that_a_balancer_ends_and_begins_anew_may_carry_the_client_inside() 
 def test_an_application_that_does_not_believe_the_ingress_takes_it_for_the_client() -> None:
     journey = only(application_in_doubt())
     assert (journey.verdict, journey.seen_by_app, journey.findings) == ("lost", INGRESS, ("SIP501",))
+
+
+def configured(*listeners: Listener) -> IngressRecord:
+    """The configuration of an nginx, as a reader of files would give it."""
+    return IngressRecord((Ingress(Kind.NGINX, listeners, "nginx.conf"),))
+
+
+def complaint(peer: str, problem: Problem, **more: Any) -> IngressRecord:
+    """A line of nginx's error log."""
+    entry = LogEntry(
+        kind=Kind.NGINX, time=START / 1e9, peer=peer, problem=problem, file="error.log", line=7, **more
+    )
+    return IngressRecord(entries=(entry,))
+
+
+ANYBODY = NginxRealIp(trusted=("0.0.0.0/0",), header="X-Forwarded-For")
+BELIEVER = Listener(port=8080, nginx=ANYBODY, line=12)
+
+
+def misconfigured() -> Report:
+    """By its configuration the ingress believes the balancer, and it does not."""
+    onward = get(X_Real_IP=LB, X_Forwarded_For=f"{CLIENT}, {LB}")
+    return behind_balancer(APPENDED, onward).report(ingress=configured(BELIEVER))
+
+
+def test_a_configuration_that_says_otherwise_than_what_was_seen_is_told() -> None:
+    journey = only(misconfigured())
+    assert "SIP507" in journey.findings
+    assert [(entry.client, entry.agrees) for entry in journey.resolved] == [(CLIENT, False)]
+    fitting = behind_balancer(APPENDED, get(X_Real_IP=CLIENT, X_Forwarded_For=f"{CLIENT}, {CLIENT}"))
+    journey = only(fitting.report(ingress=configured(BELIEVER)))
+    assert [(entry.client, entry.agrees) for entry in journey.resolved] == [(CLIENT, True)]
+    assert "SIP507" not in journey.findings
+
+
+def test_a_trust_list_that_admits_everybody_is_told_even_where_nobody_uses_it() -> None:
+    [finding] = [entry for entry in misconfigured().findings if entry.code == "SIP509"]
+    assert "nginx.conf:12, port 8080" in finding.evidence[0]
+
+
+def test_a_closed_connection_is_only_consistent_with_a_missing_header_until_the_server_says_so() -> None:
+    def confidence(**given: Any) -> str | None:
+        found = {entry.code: entry.confidence for entry in without_header().report(**given).findings}
+        return found.get("SIP307")
+
+    assert confidence() == "medium"
+    assert confidence(ingress=complaint(f"{LB}:50000", Problem.HEADER_MISSING)) == "high"
+    assert confidence(ingress=complaint(f"{LB}:50001", Problem.HEADER_MISSING)) == "medium"
+    assert confidence(ingress=configured(Listener(port=8080, proxy_protocol=True))) == "high"
+    assert confidence(ingress=configured(Listener(port=8080, proxy_protocol=False))) is None
+
+
+def test_the_servers_own_complaint_names_the_cause_that_packets_leave_open() -> None:
+    refused = Story(cluster("Local", balancer=LB)).connection(BEHIND, isn=12, data=V2 + HTTP, response=b"")
+    story = refused.close(BEHIND, 12, flag=TcpFlag.RST)
+    assert only(story.report()).findings == ("SIP302",)
+    told = complaint(f"{LB}:50000", Problem.HEADER_VERSION)
+    journey = only(story.report(ingress=told))
+    assert journey.findings == ("SIP309",)
+    assert journey.support == ("SIP309: the log of nginx says header-version (error.log:7)",)
+
+
+def test_whom_a_server_took_for_the_client_can_come_from_its_log() -> None:
+    entry = LogEntry(
+        kind=Kind.NGINX, time=START / 1e9, peer=f"{LB}:50000", client=CLIENT, file="access.log", line=3
+    )
+    story = behind_balancer(APPENDED, None)
+    journey = only(story.report(ingress=IngressRecord(entries=(entry,))))
+    assert (journey.verdict, journey.seen_by_app) == ("preserved", CLIENT)
+    assert (journey.hops[-1].point, journey.hops[-1].evidence) == ("log", "log")
 
 
 #: For each finding a story that leads to it; every one of them is also told with parts missing.

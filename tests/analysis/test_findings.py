@@ -15,7 +15,7 @@ from analysis.findings import CATALOGUE
 from analysis.report import Report
 from daemonset.observation import TcpFlag
 from tests.analysis.story import NODES, PODS, Story, cluster
-from tests.analysis.test_chain import CHAIN_STORIES, application_in_doubt
+from tests.analysis.test_chain import CHAIN_STORIES, application_in_doubt, misconfigured
 from tests.analysis.test_stories import (
     BEHIND,
     CLIENT,
@@ -206,6 +206,8 @@ STORIES: dict[str, Callable[[], Report]] = {
     "SIP904": disagreeing,
     "SIP905": two_with_one_number,
     "SIP501": application_in_doubt,
+    "SIP507": misconfigured,
+    "SIP509": misconfigured,
     **{code: lambda told=told: told().report() for code, told in CHAIN_STORIES.items()},  # type: ignore[misc]
 }
 

@@ -212,7 +212,7 @@ class TestHeadersOfAKind:
         assert set(verdicts(with_checksum(tcp4(tlv(3, bytes(4)), tlv(4, bytes(9)))))) == {"accepted"}
 
     def test_a_long_header_is_judged_between_what_was_measured(self) -> None:
-        long = [receptions(tcp4(tlv(4, bytes(size - 31)))) for size in (500, 2000, 4000, 9000)]
+        long = [receptions(tcp4(tlv(4, bytes(size - 31)))) for size in (500, 1500, 4000, 20000)]
         assert [told[NGINX].verdict for told in long] == ["accepted", "not measured", "refused", "refused"]
         assert [told[HAPROXY].verdict for told in long] == [
             "accepted",
@@ -220,6 +220,7 @@ class TestHeadersOfAKind:
             "accepted",
             "not measured",
         ]
+        assert [told[GO].verdict for told in long] == ["accepted", "accepted", "not measured", "refused"]
         assert [told[ENVOY].verdict for told in long] == ["accepted"] * 4
 
     def test_a_second_header_is_a_bad_request_to_who_took_the_first(self) -> None:

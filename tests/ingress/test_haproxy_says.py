@@ -65,6 +65,7 @@ listen tcp
   server one {ADDRESS}:{BEHIND} source {ADDRESS}
 listen nobody
   mode tcp
+  retries 0
   option tcplog
   bind {ADDRESS}:{NOBODY}
   server none {ADDRESS}:9
@@ -127,7 +128,7 @@ def test_the_configuration_says_what_each_port_expects_and_sends(told: Told) -> 
 )
 def test_a_refused_header_is_found_by_its_peer(told: Told, name: str, problem: Problem) -> None:
     peer, when = told.by_name[name]
-    (entry,) = told.facts.entries_about(peer, when)
+    (entry,) = told.facts.entries_about(peer, when, port=PROXY)
     assert entry.problem is problem
     assert entry.peer == peer
 
@@ -155,7 +156,7 @@ def test_without_the_configuration_a_session_names_its_client_only(told: Told) -
 def test_behind_a_header_the_client_is_the_one_in_it(told: Told) -> None:
     for name in ("v1", "v2"):
         peer, when = told.by_name[name]
-        assert told.facts.entries_about(peer, when) == ()
+        assert told.facts.entries_about(peer, when, port=PROXY) == ()
     entries = [each for each in told.facts.record.entries if each.client == "192.0.2.7"]
     assert [(each.client_port, each.peer, each.status) for each in entries] == [(4711, None, 200)] * 2
 

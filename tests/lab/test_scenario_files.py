@@ -10,6 +10,7 @@ from probe.lab import ScenarioError, list_scenarios, load_scenario
 from probe.lab.kube_objects import objects
 from probe.lab.plan import make_plan
 from probe.lab.scenario import parse_scenario
+from probe.lab.servers import configurations
 from probe.objects import facts_from_objects
 
 GOOD = """
@@ -216,3 +217,12 @@ def test_a_scenario_of_ones_own_is_a_path(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ScenarioError, match="cannot be read"):
         load_scenario(str(path))
+
+
+def test_every_server_tells_what_it_was_told() -> None:
+    told = configurations(make_plan(load_scenario("app-untrusted"), "iptables"))
+    assert set(told) == {"ingress-1", "ingress-2", "ingress-3", "app-1", "app-2", "app-3"}
+    assert "server 10.244.1.3:8000;" in told["ingress-1"]
+    assert "--no-proxy-headers" in told["app-1"]
+    assert "--forwarded-allow-ips=127.0.0.1,172.30.0.12" in told["app-2"]
+    assert told["app-3"].endswith("""'--forwarded-allow-ips='"'"'10.244.3.2'"'"''"""), "quotes that stay"
