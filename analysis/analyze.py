@@ -6,14 +6,15 @@ beyond that each shape is told by some of its legs and counted for the rest.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from analysis.addresses import AddressBook
 from analysis.asked import Asked
+from analysis.claims import Claims
 from analysis.corroboration import Corroboration
 from analysis.facts import Facts, Service
 from analysis.forgery import forgeries_of
@@ -72,7 +73,8 @@ def analyze(
     counts: Counter[str] = Counter()
     for journey in journeys:
         for code in journey.findings:
-            counts[code] += 1 + weights.get(journey.id, 0)
+            omitted = weights.get(journey.id, _NONE_OMITTED)
+            counts[code] += 1 + (omitted.count if omitted.alike else 0)
     return Report(
         capture=capture,
         summary=_summary(journeys, weights),
@@ -81,7 +83,7 @@ def analyze(
         paths=_paths(journeys, weights),
         service=service,
         title=title,
-        journeys_omitted=sum(weights.values()),
+        journeys_omitted=sum(omitted.count for omitted in weights.values()),
         forgeries=forgeries_of(asked),
     )
 
@@ -115,52 +117,79 @@ def _head_code(head: Head) -> int:
         | (header is not None) << 4
         | (header is not None and header.source is None) << 5
         | (header is not None and header.command == "LOCAL") << 6
+        | (len(head.proxy) > 1) << 7
+        | (head.tls is not None) << 8
+        | head.h2 << 9
+        | (head.http is not None and bool(Claims.of(head.http))) << 10
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Omitted:
+    """How many more like a journey were not told one by one, and whether they have its verdict for certain."""
+
+    count: int
+    alike: bool
+
+
+_NONE_OMITTED = _Omitted(0, True)
+
+
+def _decided_by_shape(selection: Selection, shape_of: dict[int, Shape], judge: Judge) -> dict[int, bool]:
+    """For each shape whether its legs' verdicts follow from it, and not from what their requests and headers say."""
+    decided: dict[int, bool] = defaultdict(lambda: True)
+    for connection in selection.connections:
+        key = shape_of[connection.trip.leg.number].key
+        decided[key] = decided[key] and not judge.particular(connection)
+    return decided
 
 
 def _judged(
     selection: Selection, shapes: Sequence[Shape], context: Context, whole: bool
-) -> tuple[list[Journey], dict[str, int]]:
+) -> tuple[list[Journey], dict[str, _Omitted]]:
     """Journeys in order of time, and how many more like it some of them stand for."""
     shape_of = {number: shape for shape in shapes for number in shape.sample}
     judge = Judge(context, {number: shape.key for number, shape in shape_of.items()})
-    told: list[tuple[Journey, int]] = []
+    told: list[tuple[Journey, _Omitted]] = []
+    for_certain = _decided_by_shape(selection, shape_of, judge)
     for connection in selection.connections:
         shape = shape_of[connection.trip.leg.number]
         first = connection.trip.leg.number == shape.sample[0] and connection.part == 0
         # Legs of one shape are journeys all or none, so the first of them stands for those left out.
         more = shape.count - len(shape.sample) if first else 0
-        told.append((journey_of(judge.outcome(connection), context), more))
+        omitted = _Omitted(more, for_certain[shape.key])
+        told.append((journey_of(judge.outcome(connection), context), omitted))
     if whole and context.facts.known:
         told += [
-            (stranded(trip, context), 0)
+            (stranded(trip, context), _NONE_OMITTED)
             for trip in selection.ended_at_balancer
             if trip.leg.first_bytes is not None
         ]
     return _numbered(told)
 
 
-def _numbered(told: list[tuple[Journey, int]]) -> tuple[list[Journey], dict[str, int]]:
+def _numbered(told: list[tuple[Journey, _Omitted]]) -> tuple[list[Journey], dict[str, _Omitted]]:
     """Journeys in order of time with ids, and shapes shortened to numbers."""
     told.sort(key=lambda entry: (entry[0].hops[0].time, entry[0].hops[0].source))
     shapes: dict[str, str] = {}
-    weights: dict[str, int] = {}
+    weights: dict[str, _Omitted] = {}
     journeys = []
     for number, (journey, more) in enumerate(told, start=1):
         shape = shapes.setdefault(journey.shape, f"path{len(shapes) + 1}")
         journeys.append(msgspec.structs.replace(journey, id=f"j{number}", shape=shape))
-        if more:
+        if more.count:
             weights[f"j{number}"] = more
     return journeys, weights
 
 
-def _summary(journeys: Sequence[Journey], weights: dict[str, int]) -> Summary:
+def _summary(journeys: Sequence[Journey], weights: dict[str, _Omitted]) -> Summary:
     counts: Counter[Verdict] = Counter()
     crossed = 0
     for journey in journeys:
-        stands_for = 1 + weights.get(journey.id, 0)
-        counts[journey.verdict] += stands_for
-        crossed += stands_for if journey.cross_node is not None else 0
+        omitted = weights.get(journey.id, _NONE_OMITTED)
+        counts[journey.verdict] += 1
+        counts[journey.verdict if omitted.alike else Verdict.INCONCLUSIVE] += omitted.count
+        crossed += 1 + omitted.count if journey.cross_node is not None else 0
     return Summary(
         journeys=counts.total(),
         preserved=counts[Verdict.PRESERVED],
@@ -171,12 +200,12 @@ def _summary(journeys: Sequence[Journey], weights: dict[str, int]) -> Summary:
     )
 
 
-def _paths(journeys: Sequence[Journey], weights: dict[str, int]) -> tuple[Path, ...]:
+def _paths(journeys: Sequence[Journey], weights: dict[str, _Omitted]) -> tuple[Path, ...]:
     found: dict[str, list[Journey]] = {}
     counts: Counter[str] = Counter()
     for journey in journeys:
         found.setdefault(journey.shape, []).append(journey)
-        counts[journey.shape] += 1 + weights.get(journey.id, 0)
+        counts[journey.shape] += 1 + weights.get(journey.id, _NONE_OMITTED).count
     return tuple(
         Path(shape=shape, count=counts[shape], verdict=group[0].verdict, example=group[0].id)
         for shape, group in found.items()

@@ -58,9 +58,7 @@ def lines_about(trip: Trip, facts: IngressFacts) -> tuple[LogEntry, ...]:
     if not facts:
         return ()
     last = (trip.reached or trip.steps[-1]).addresses
-    end = max((entry.time for entry in trip.leg.stream.ends), default=trip.leg.start)
-    source = endpoint(last.src, last.sport)
-    return facts.entries_about(source, trip.leg.start / 1e9, end / 1e9, last.dport)
+    return facts.entries_about(endpoint(last.src, last.sport), *_span(trip), last.dport)
 
 
 def logged_word(trip: Trip, facts: IngressFacts) -> Word | None:
@@ -75,10 +73,29 @@ def logged_word(trip: Trip, facts: IngressFacts) -> Word | None:
 
 
 def application_word(word: Word | None, facts: IngressFacts) -> Word | None:
-    """Whom the server behind the endpoint took for the client by its own log."""
+    """Whom the server behind the endpoint took for the client by its own log.
+
+    The log of an application tells only whom it took for the client. Where that is the very socket of the server in
+    front of it, the line is about that connection.
+    """
     if word is None or word.onward is None or not facts:
         return None
-    return logged_word(word.onward, facts)
+    last = (word.onward.reached or word.onward.steps[-1]).addresses
+    source, begun, ended = endpoint(last.src, last.sport), *_span(word.onward)
+    lines = [
+        entry
+        for entry in (
+            *facts.entries_about(source, begun, ended, last.dport),
+            *facts.entries_of_client(source, begun, ended),
+        )
+        if entry.kind in _APPLICATIONS and entry.client is not None and entry.problem is None
+    ]
+    return _word(lines[0], word.onward) if len({entry.client for entry in lines}) == 1 else None
+
+
+def _span(trip: Trip) -> tuple[float, float]:
+    """When a connection began and ended, in seconds."""
+    return trip.leg.start / 1e9, max((end.time for end in trip.leg.stream.ends), default=trip.leg.start) / 1e9
 
 
 def _word(entry: LogEntry, trip: Trip) -> Word:

@@ -69,26 +69,23 @@ class Judge:
         )
         return Outcome(connection, known.known, known.judgement, blames, known.codes)
 
-    def _key(self, connection: Connection) -> object:
-        """Everything that a judgement may look at, but for names and numbers that change nothing.
-
-        A header names somebody in particular, and source ranges admit somebody in particular.
-        """
+    def particular(self, connection: Connection) -> bool:
+        """Whether a judgement looks at what this connection alone carries: names in headers, requests, words."""
         trip = connection.trip
         first = trip.leg.first_bytes
         named = first is not None and first.payload in PROXY_PAYLOADS
         ranged = trip.target is not None and bool(trip.target.service.source_ranges)
-        heard = (
-            bool(self._context.corroboration)
-            or connection.last_word is not None
-            or bool(connection.claims)
-            or trip.unreadable is not None
-        )
-        alone = named or ranged or heard or trip.mixed or bool(connection.chain)
+        heard = connection.last_word is not None or bool(connection.claims) or trip.unreadable is not None
+        told = bool(self._context.corroboration)
+        return named or ranged or heard or told or trip.mixed or bool(connection.chain)
+
+    def _key(self, connection: Connection) -> object:
+        """Everything that a judgement may look at, but for names and numbers that change nothing."""
+        trip = connection.trip
         return (
             self._shapes.get(trip.leg.number),
             trip.part,
-            (trip.leg.number, connection.part) if alone else None,
+            (trip.leg.number, connection.part) if self.particular(connection) else None,
             trip.leg.stream.closed_unanswered,
             self._signature(trip),
         )

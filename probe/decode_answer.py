@@ -58,8 +58,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     length: int
     warnings: tuple[str, ...]
     next: tuple[Answer, ...] = ()
-    seen: Seen | None = None
     receivers: tuple[Reception, ...] = ()
+    seen: Seen | None = None
 
 
 def decode_bytes(data: bytes, *, final: bool = True) -> list[Answer]:

@@ -118,7 +118,7 @@ def hypercorn(middleware: Mapping[str, object] | None) -> Hypercorn:
     if middleware is None:
         return Hypercorn()
     mode = middleware.get("mode", "legacy")
-    if mode not in {"legacy", "modern"}:
+    if mode not in ("legacy", "modern"):
         raise TrustError(f"ProxyFixMiddleware: mode is legacy or modern, not {str(mode)[:80]!r}")
     hops = _number(middleware.get("trusted_hops", 1), "ProxyFixMiddleware trusted_hops")
     return Hypercorn("modern" if mode == "modern" else "legacy", hops)

@@ -376,6 +376,19 @@ def test_whom_a_server_took_for_the_client_can_come_from_its_log() -> None:
     assert (journey.hops[-1].point, journey.hops[-1].evidence) == ("log", "log")
 
 
+def test_the_applications_log_tells_that_it_takes_the_ingress_for_the_client() -> None:
+    entry = LogEntry(
+        kind=Kind.UVICORN,
+        client=INGRESS,
+        client_port=33000,
+        request="GET /debug/ip HTTP/1.1",
+        file="app.log",
+        line=1,
+    )
+    journey = only(plainly_forwarded().report(ingress=IngressRecord(entries=(entry,))))
+    assert (journey.verdict, journey.seen_by_app, journey.findings) == ("lost", INGRESS, ("SIP501",))
+
+
 #: For each finding a story that leads to it; every one of them is also told with parts missing.
 CHAIN_STORIES = {
     "SIP307": without_header,

@@ -12,7 +12,7 @@ from analysis.analyze import analyze
 from analysis.recording import Recording
 from analysis.report import Verdict
 from tests.analysis.story import Story, cluster
-from tests.analysis.test_stories import LOCAL, MASQUERADED, NODE_PORT, POD, REMOTE, C
+from tests.analysis.test_stories import BEHIND, HTTP, LB, LOCAL, MASQUERADED, NODE_PORT, POD, REMOTE, C, v1
 
 
 def repeated(recording: Recording, times: int) -> Recording:
@@ -35,6 +35,14 @@ def test_what_is_not_told_is_counted() -> None:
     assert 1 <= len(report.journeys) <= 40
     assert sum(path.count for path in report.paths) == 500
     assert {finding.code: finding.journeys for finding in report.findings}["SIP101"] == 500
+
+
+def test_what_depends_on_a_header_of_its_own_is_not_counted_by_the_look_of_others() -> None:
+    story = Story(cluster("Local", balancer=LB)).connection(BEHIND, data=v1(C) + HTTP)
+    report = analyze(repeated(story.recording(), 300), story.facts, limit=20)
+    assert report.summary.journeys == 300
+    assert report.summary.preserved == len(report.journeys)
+    assert report.summary.inconclusive == report.journeys_omitted
 
 
 def test_a_shape_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import socketserver
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -120,7 +122,7 @@ def echo() -> Iterator[int]:
 
 
 def heard(answer: Answer) -> tuple[str | None, Fields]:
-    """What the echo was sent: the source in a PROXY line ("" for UNKNOWN), and the fields that are claims about the client."""
+    """What the echo was sent: the source in a PROXY line ("" for UNKNOWN), and the fields but those of HTTP."""
     lines = answer.body.split("\r\n")
     source = None
     if lines[0].startswith("PROXY "):
@@ -136,12 +138,17 @@ def told(fields: Fields) -> list[tuple[str, str]]:
 
 
 def ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on now."""
+    """Ports of the loopback that nobody listens on now, below those that the kernel gives to connections."""
     with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        found: list[int] = []
+        for port in random.sample(range(15_000, 32_000), 16_000):
+            if len(found) == count:
+                return found
+            one = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                one.bind(("127.0.0.1", port))
+                found.append(port)
+        pytest.fail("no port of the loopback is free")
 
 
 @contextlib.contextmanager
@@ -161,7 +168,7 @@ def running(command: Sequence[str], port: int, environ: dict[str, str] | None = 
                 process.wait()
 
 
-def _await(process: subprocess.Popen[bytes], port: int, log: tempfile._TemporaryFileWrapper[bytes]) -> None:
+def _await(process: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         if process.poll() is not None:
@@ -170,7 +177,7 @@ def _await(process: subprocess.Popen[bytes], port: int, log: tempfile._Temporary
             return
         time.sleep(0.02)  # nothing tells when a foreign server has begun to listen
     log.seek(0)
-    pytest.fail(f"{process.args} did not begin to listen: {log.read().decode(errors='replace')[-2000:]}")
+    pytest.fail(f"{process.args!r} did not begin to listen: {log.read().decode(errors='replace')[-2000:]}")
 
 
 def program(name: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from analysis.trust.model import Fields
+from analysis.trust.model import Arrival, Fields, Settings, TrustError
+from analysis.trust.overtrust import attacks, overtrust
 
 T = TypeVar("T")
 
@@ -89,6 +90,20 @@ def some(cases: Iterable[T], most: int, seed: int = 7) -> list[T]:
     return random.Random(seed).sample(every, most)
 
 
-def product(*sides: Sequence[object]) -> Iterator[tuple[object, ...]]:
-    """Every combination."""
-    return itertools.product(*sides)
+def attempts(settings: Settings) -> list[Arrival]:
+    """What a stranger of IPv4 would try against these settings, from an address of the loopback that no list holds."""
+    return [dataclasses.replace(one, peer="127.0.0.200") for one in attacks(settings) if ":" not in one.peer]
+
+
+def opened(settings: Settings) -> bool:
+    """Whether the rules say that a stranger of IPv4 can decide the client."""
+    return any(":" not in opening.forged.peer for opening in overtrust(settings))
+
+
+def refusal(read: Callable[[], object]) -> str:
+    """What the TrustError says that a call raises; "" where it raises none."""
+    try:
+        read()
+    except TrustError as error:
+        return str(error)
+    return ""

@@ -9,8 +9,9 @@ import pytest
 
 from analysis.trust.evaluate import resolve
 from analysis.trust.model import Arrival, Claim, HaproxyRule, HaproxyTrust
+from analysis.trust.overtrust import FORGED
 from tests.trust.asking import ask, echo, folder, heard, ports, program, running, told
-from tests.trust.grid import lists, some
+from tests.trust.grid import attempts, lists, opened, some
 
 #: Shows src after all rules that came before.
 SHOW = HaproxyRule("set-header", "X-Seen", "%[src]")
@@ -97,7 +98,8 @@ def served() -> Iterator[list[int]]:
             section(number, one, port, upstream)
             for number, (one, port) in enumerate(zip(SETTINGS, listens, strict=True))
         ]
-        head = "global\n  maxconn 100\ndefaults\n  mode http\n  timeout client 5s\n  timeout server 5s\n  timeout connect 5s"
+        timeouts = "\n  ".join(f"timeout {side} 5s" for side in ("client", "server", "connect"))
+        head = f"global\n  maxconn 100\ndefaults\n  mode http\n  {timeouts}"
         (where / "haproxy.cfg").write_text("\n".join([head, *sections, ""]))
         with running([program("haproxy"), "-q", "-db", "-f", str(where / "haproxy.cfg")], listens[0]):
             yield listens
@@ -113,7 +115,8 @@ def cases() -> list[tuple[int, Arrival]]:
             [*lists(), (("x-client", "203.0.113.5"), ("X-Real-IP", "203.0.113.8"))],
         )
     )
-    fitting, refused = [], []
+    fitting: list[tuple[int, Arrival]] = []
+    refused: list[tuple[int, Arrival]] = []
     for number, arrival in every:
         (refused if resolve(SETTINGS[number], arrival).refused else fitting).append((number, arrival))
     return some(fitting, 1800) + some(refused, 100)
@@ -144,6 +147,24 @@ def test_haproxy_says_what_the_rules_say(served: list[int]) -> None:
         "haproxy-as-data",
         "haproxy-set-src",
     }
+
+
+def test_a_stranger_decides_the_client_exactly_where_the_rules_say_so(served: list[int]) -> None:
+    told_open, seen_open = set(), set()
+    for number, one in enumerate(SETTINGS):
+        told_open |= {number} if opened(one) else set()
+        for arrival in attempts(one):
+            answer = ask(("127.0.0.1", served[number]), arrival)
+            if answer.refused or resolve(one, arrival).rule_key == "haproxy-as-data":
+                continue
+            source, fields = heard(answer)
+            seen = dict(told(fields)).get("x-seen", source if one.sends_proxy else "")
+            seen_open |= {number} if seen in FORGED.values() else set()
+    # A TCP proxy that tells nobody what it believes cannot be asked.
+    assert seen_open == {
+        number for number in told_open if SETTINGS[number].mode == "http" or SETTINGS[number].sends_proxy
+    }
+    assert 0 < len(told_open) < len(SETTINGS)
 
 
 def test_a_condition_that_nobody_can_decide_makes_the_client_unknown() -> None:

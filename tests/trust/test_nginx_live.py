@@ -7,14 +7,16 @@ import itertools
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from analysis.trust.evaluate import differs, resolve
 from analysis.trust.ingress_nginx import OWN_FIELD
 from analysis.trust.model import UNIX_PEER, Arrival, Claim, Fields, IngressNginx, NginxRealIp
+from analysis.trust.overtrust import FORGED
 from tests.trust.asking import ask, echo, folder, heard, ports, program, running, told
-from tests.trust.grid import lists, some
+from tests.trust.grid import attempts, lists, opened, some
 
 SEEN = ("X-Seen", "$remote_addr|$realip_remote_addr|$proxy_protocol_addr")
 SENDS: tuple[Fields, ...] = (
@@ -98,8 +100,7 @@ def whole(where: str, http: str) -> str:
 
 @contextlib.contextmanager
 def nginx(http: str, where: str, port: int) -> Iterator[None]:
-    with open(f"{where}/nginx.conf", "w", encoding="utf-8") as written:
-        written.write(whole(where, http))
+    Path(where, "nginx.conf").write_text(whole(where, http))
     command = [program("nginx"), "-p", where, "-c", f"{where}/nginx.conf", "-e", f"{where}/error.log"]
     with running(command, port):
         yield
@@ -176,6 +177,21 @@ def test_nginx_says_what_the_rules_say(served: Served) -> None:
         "nginx-expected",
         "nginx-unexpected",
     }
+
+
+def test_a_stranger_decides_the_client_exactly_where_the_rules_say_so(served: Served) -> None:
+    told_open, seen_open = set(), set()
+    for number, one in enumerate(settings()):
+        if one.sends != SENDS[0] or "127.0.0.2/32" in one.trusted:
+            continue
+        if opened(one):
+            told_open.add(number)
+        for arrival in attempts(one):
+            if one.proxy_protocol == (arrival.proxy_source is not None):
+                seen = dict(told(served.ask(one, number, arrival)[2])).get("x-seen", "").partition("|")[0]
+                seen_open |= {number} if seen in FORGED.values() else set()
+    assert seen_open == told_open
+    assert 0 < len(told_open) < len(settings())
 
 
 INGRESS_LISTS: tuple[tuple[str, ...], ...] = (

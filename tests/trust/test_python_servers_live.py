@@ -14,10 +14,11 @@ import pytest
 
 from analysis.trust.evaluate import resolve
 from analysis.trust.model import UNIX_PEER, Arrival, Fields, Gunicorn, Hypercorn, Resolution, Uvicorn
+from analysis.trust.overtrust import FORGED
 from analysis.trust.readers import gunicorn as read_gunicorn
 from analysis.trust.readers import uvicorn as read_uvicorn
 from tests.trust.asking import Answer, ask, folder, ports, running
-from tests.trust.grid import lists, some
+from tests.trust.grid import attempts, lists, opened, some
 
 HERE = Path(__file__).parent
 
@@ -66,20 +67,24 @@ def test_uvicorn_says_what_the_rules_say() -> None:
         listens = ports(len(settings))
         written = []
         for number, (one, port) in enumerate(zip(settings, listens, strict=True)):
-            flags = {"proxy_headers": one.proxy_headers, "forwarded_allow_ips": one.allow}
+            flags: dict[str, object] = {"proxy_headers": one.proxy_headers, "forwarded_allow_ips": one.allow}
             written.append({**flags, "uds": f"{where}/u{number}"})
             written.append({**flags, "port": port})
         command = [sys.executable, str(HERE / "served.py"), json.dumps(written)]
         with running(command, listens[-1]):
-            wrong, decided = [], set()
+            wrong: list[tuple[object, ...]] = []
+            decided = set()
             for number, (one, port) in enumerate(zip(settings, listens, strict=True)):
-                for arrival in arrivals(("127.0.0.2", "127.0.0.9", UNIX_PEER), 110, [*lists()]):
+                for arrival in arrivals(("127.0.0.2", "127.0.0.9", UNIX_PEER), 80, [*lists()]):
                     unix = arrival.peer == UNIX_PEER
                     answer = ask(f"{where}/u{number}" if unix else ("127.0.0.1", port), arrival)
                     expected = resolve(one, arrival)
                     decided.add(expected.rule_key)
                     if not says(answer, expected):
                         wrong.append((one, arrival, expected, answer))
+                forged = {ask(("127.0.0.1", port), one_attempt).body for one_attempt in attempts(one)}
+                if opened(one) != any(json.dumps(claimed) in forged for claimed in FORGED.values()):
+                    wrong.append((one, "openings", forged))
                 if not ask(("127.0.0.1", port), Arrival("127.0.0.2", "198.51.100.7")).refused:
                     wrong.append((one, "PROXY header"))
     assert not wrong, f"{len(wrong)} cases, such as {wrong[0]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from analysis.trust.model import (
     TrustError,
     Uvicorn,
 )
+from tests.trust.grid import refusal
 
 
 def test_a_configmap() -> None:
@@ -111,7 +113,8 @@ def test_a_connection_manager_of_envoy() -> None:
     custom = {
         "name": "ip",
         "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig",
+            "@type": "type.googleapis.com/envoy.extensions.http.original_ip_detection.custom_header.v3"
+            ".CustomHeaderConfig",
             "header_name": "X-Real-IP",
             "reject_with_status": {"code": "Forbidden"},
         },
@@ -176,10 +179,35 @@ def test_what_cannot_be_meant_is_an_error_of_one_line(read: Callable[[], object]
 
 
 KEYS = st.sampled_from(
-    "proxyProtocol forwardedHeaders trustedIPs insecure clientIPDetection xForwardedFor customHeader name"
-    " numTrustedHops trustedCIDRs failClosed enableProxyProtocol optional original_ip_detection_extensions"
-    " typed_config xff_trusted_cidrs cidrs address_prefix prefix_len use_remote_address xff_num_trusted_hops"
-    " use-proxy-protocol proxy-real-ip-cidr forwarded-for-header mode trusted_hops value".split()
+    [
+        "proxyProtocol",
+        "forwardedHeaders",
+        "trustedIPs",
+        "insecure",
+        "clientIPDetection",
+        "xForwardedFor",
+        "customHeader",
+        "name",
+        "numTrustedHops",
+        "trustedCIDRs",
+        "failClosed",
+        "enableProxyProtocol",
+        "optional",
+        "original_ip_detection_extensions",
+        "typed_config",
+        "xff_trusted_cidrs",
+        "cidrs",
+        "address_prefix",
+        "prefix_len",
+        "use_remote_address",
+        "xff_num_trusted_hops",
+        "use-proxy-protocol",
+        "proxy-real-ip-cidr",
+        "forwarded-for-header",
+        "mode",
+        "trusted_hops",
+        "value",
+    ]
 )
 ANYTHING: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -197,10 +225,7 @@ def test_objects_of_any_shape_are_read_or_refused(written: dict[str, Any], filte
         readers.hypercorn,
         lambda one: readers.envoy(one, filters),
     ):
-        try:
-            read(written)
-        except TrustError as error:
-            assert "\n" not in str(error)
+        assert "\n" not in refusal(functools.partial(read, written))
 
 
 WORDS = st.sampled_from(
@@ -230,7 +255,4 @@ def test_command_lines_of_any_words_are_read_or_refused(
     arguments: list[str], environ: dict[str, str]
 ) -> None:
     for read in (readers.uvicorn, readers.gunicorn):
-        try:
-            read(arguments, environ)
-        except TrustError as error:
-            assert "\n" not in str(error)
+        assert "\n" not in refusal(functools.partial(read, arguments, environ))
