@@ -14,9 +14,9 @@ from analysis.claims import address_in
 from analysis.ingress import IngressFacts, Kind, Listener, LogEntry, Problem
 from analysis.mismatch import Reaction, reaction
 from analysis.report import Resolved
-from analysis.trips import PROXY_PAYLOADS, Connection, Request, Trip, Word
+from analysis.trips import PROXY_PAYLOADS, Connection, Trip, Word
 from analysis.trust.evaluate import differs, resolve
-from analysis.trust.model import Arrival, TrustError
+from analysis.trust.model import Arrival, Fields, Settings, TrustError
 from analysis.trust.overtrust import overtrust
 
 #: The finding that each complaint of a server speaks for.
@@ -40,6 +40,9 @@ _CAUSES = {
     Problem.HEADER_MALFORMED: "SIP303",
 }
 _OPEN = {"SIP302", "SIP308", "SIP309", "SIP312"}
+
+#: What the server behind the ingress is called among the resolved.
+APPLICATION = "application"
 
 #: Servers that are applications, not proxies in front of them.
 _APPLICATIONS = frozenset({Kind.UVICORN})
@@ -138,30 +141,34 @@ class Corroboration:
         return refined, (*support.values(), *configured)
 
     def resolved(self, connection: Connection) -> tuple[Resolved, ...]:
-        """Whom the endpoint would take for the client by its configuration, held against whom it named."""
-        trip = connection.trip
+        """Whom the servers would take for the client by their configuration, held against what they said."""
+        trip, word = connection.trip, connection.word
+        found: list[Resolved] = []
         listener = self._listener(trip)
-        if listener is None or listener.trust is None or trip.reached is None:
-            return ()
-        try:
-            found = resolve(listener.trust, _arrival(trip, connection.requests))
-        except TrustError:
-            return ()  # settings that the server would not start with: the reader of the file said so
-        word = connection.word
-        heard = [address for address in word.addresses if address_in(address) is not None] if word else []
-        agrees = None
-        if heard and found.client is not None:
-            agrees = not all(differs(found, address) for address in heard)
-        return (
-            Resolved(
-                server=listener.name or f"port {listener.port}",
-                client=found.client,
-                rule=found.rule,
-                source=found.source,
-                forgeable=found.forgeable,
-                agrees=agrees,
-            ),
-        )
+        if listener is not None and listener.trust is not None and trip.reached is not None:
+            fields = connection.requests[0].head.fields if connection.requests else ()
+            name = listener.name or f"port {listener.port}"
+            found += _resolved(name, listener.trust, _arrival(trip, fields), word)
+        application = self._facts.record.application
+        made = word.request if word is not None else None
+        onward = word.onward if word is not None else None
+        if (
+            application is not None
+            and application.trust is not None
+            and made is not None
+            and onward is not None
+        ):
+            peer = text(onward.steps[-1].addresses.src)
+            arrival = Arrival(peer, None, made.head.fields)
+            found += _resolved(APPLICATION, application.trust, arrival, connection.told)
+        return tuple(found)
+
+    def disbelieves(self, connection: Connection, resolved: Sequence[Resolved]) -> bool:
+        """Whether the application's server would not take for the client whom the server in front of it named."""
+        expected = next((entry.client for entry in resolved if entry.server == APPLICATION), None)
+        if expected is None or connection.word is None or connection.told is not None:
+            return False
+        return address_in(expected) not in {address_in(named) for named in connection.word.addresses}
 
     def open_lists(self) -> list[str]:
         """Every way in which a listener of the configurations lets anybody decide the client's address."""
@@ -176,6 +183,9 @@ class Corroboration:
                     continue
                 where = f"{ingress.file.rpartition('/')[2]}:{listener.line}, port {listener.port}"
                 found += [f"{where}: {opening.reason}" for opening in openings]
+        application = self._facts.record.application
+        if application is not None and application.trust is not None:
+            found += [f"{APPLICATION}: {opening.reason}" for opening in overtrust(application.trust)]
         return list(dict.fromkeys(found))
 
     def _listener(self, trip: Trip) -> Listener | None:
@@ -185,7 +195,19 @@ class Corroboration:
         return self._facts.listener_at(text(reached.addresses.dst), reached.addresses.dport)
 
 
-def _arrival(trip: Trip, requests: Sequence[Request]) -> Arrival:
+def _resolved(server: str, settings: Settings, arrival: Arrival, word: Word | None) -> list[Resolved]:
+    try:
+        found = resolve(settings, arrival)
+    except TrustError:
+        return []  # settings that the server would not start with: the reader of the file said so
+    heard = [address for address in word.addresses if address_in(address) is not None] if word else []
+    agrees = None
+    if heard and found.client is not None:
+        agrees = not all(differs(found, address) for address in heard)
+    return [Resolved(server, found.client, found.rule, found.source, found.forgeable, agrees)]
+
+
+def _arrival(trip: Trip, fields: Fields) -> Arrival:
     reached = trip.reached
     assert reached is not None
     header = trip.header
@@ -193,7 +215,6 @@ def _arrival(trip: Trip, requests: Sequence[Request]) -> Arrival:
     if header is not None:
         named = address_in(header.source) if header.source is not None else None
         source = text(named) if named is not None else ""
-    fields = requests[0].head.fields if requests else ()
     return Arrival(text(reached.addresses.src), source, fields)
 
 

@@ -301,8 +301,8 @@ _ALL = (
     ),
     Definition(
         "SIP507", Severity.WARNING, "The configuration says otherwise than what was seen",
-        "By the ingress's configuration that was given, its server would have taken another address for its client's "
-        "than it did.",
+        "By the configuration that was given, the ingress or the application would have taken another address for its "
+        "client's than it did.",
         "Look whether this is the configuration that runs (a reload that failed, another pod, another listener).",
     ),
     Definition(

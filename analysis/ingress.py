@@ -23,7 +23,7 @@ from math import floor, inf, isfinite
 
 import msgspec
 
-from analysis.trust.model import HaproxyTrust, IngressNginx, NginxRealIp
+from analysis.trust.model import Gunicorn, HaproxyTrust, IngressNginx, NginxRealIp, Uvicorn
 
 #: Seconds by which the clocks of a log and of a capture may differ, with the one-second resolution of most logs.
 CLOCKS = 2.5
@@ -160,12 +160,26 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
 
 
+class Application(msgspec.Struct, frozen=True):
+    """The server of the application behind the ingress: its command line, and what it believes by that."""
+
+    command: str
+    uvicorn: Uvicorn | None = None
+    gunicorn: Gunicorn | None = None
+
+    @property
+    def trust(self) -> Uvicorn | Gunicorn | None:
+        """Whom it believes about its client."""
+        return self.uvicorn or self.gunicorn
+
+
 class IngressRecord(msgspec.Struct, frozen=True):
-    """All that was given of ingresses, as a recorded session keeps it."""
+    """All that was given of ingresses and of the application behind them, as a recorded session keeps it."""
 
     ingresses: tuple[Ingress, ...] = ()
     entries: tuple[LogEntry, ...] = ()
     remarks: tuple[str, ...] = ()  # what of the files could not be used, for people
+    application: Application | None = None
 
     def plus(self, other: IngressRecord) -> IngressRecord:
         """Both; a file that is in the two counts once, as `other` has it."""
@@ -174,6 +188,7 @@ class IngressRecord(msgspec.Struct, frozen=True):
             (*(each for each in self.ingresses if each.file not in files), *other.ingresses),
             (*(each for each in self.entries if each.file not in files), *other.entries),
             (*self.remarks, *other.remarks),
+            other.application or self.application,
         )
 
 
@@ -200,7 +215,7 @@ class IngressFacts:
             self._by_request[entry.request_id].append(entry)
 
     def __bool__(self) -> bool:
-        return bool(self.record.ingresses or self.record.entries)
+        return bool(self.record.ingresses or self.record.entries or self.record.application)
 
     def listener_at(self, address: str | None, port: int) -> Listener | None:
         """The listener at a port: the one with the address, else one of every address, else any at that port.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from analysis import paths
 from analysis.addresses import AddressBook, OwnerKind, TargetKind, text
@@ -126,10 +126,12 @@ def _judge(connection: Connection, context: Context) -> Outcome:
         for trip in _trips(connection)
         for change in trip.changes
     )
+    resolved = context.corroboration.resolved(connection)
+    if context.corroboration.disbelieves(connection, resolved):
+        known = replace(known, doubted=True)
     judgement = judge(known)
     codes = _codes(connection, known, judgement, blames, context)
     refined, support = context.corroboration.refined(connection, codes)
-    resolved = context.corroboration.resolved(connection)
     if any(entry.agrees is False for entry in resolved):
         refined.append("SIP507")
     return Outcome(connection, known, judgement, blames, tuple(refined), support, resolved)

@@ -367,6 +367,9 @@ def _attach(database: duckdb.DuckDBPyConnection) -> None:
         join legs l on l.server_isn = ((b.seq::bigint - 1) & 4294967295)::uinteger and l.protocol = 6
         join sightings a on a.leg = l.leg and a.tap = b.tap and {_SAME_MIRRORED}
         where b.protocol = 6 and b.icmp = 0 and b.length > 0 and (b.flags & 6) = 0
+        union all
+        select h.leg, h.row, true from handshake h join packets b using (row)
+        where b.protocol = 17 and h.forward and b.payload in ({int(Payload.PROXY_V1)}, {int(Payload.PROXY_V2)})
         ) join packets using (row) join taps using (tap)
         qualify row_number() over (partition by leg, client order by (packets.head > 0) desc, depth desc, row) = 1
     """)  # noqa: S608 - only constants of this module are put into the text

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from analysis.addresses import endpoint
+from analysis.addresses import PROTOCOLS, endpoint
 from analysis.relay import BY_HEADER, BY_HELLO, BY_REQUEST_ID, BY_TOKEN
 from analysis.trips import PROXY_PAYLOADS, Connection, Trip
 from daemonset.observation import Payload, ProxyHeader
@@ -40,6 +40,8 @@ class Reaction(enum.Enum):
 def reaction(trip: Trip) -> Reaction:
     """What the server of a leg did."""
     stream, response = trip.leg.stream, trip.leg.response
+    if trip.leg.protocol != PROTOCOLS["tcp"]:
+        return Reaction.TAKEN if trip.leg.answered else Reaction.UNSEEN
     if response is None:
         if stream.closed_unanswered:
             return Reaction.CLOSED

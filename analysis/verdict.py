@@ -87,6 +87,7 @@ class Known:
     proxied: bool = False  # the source is a balancer's own address
     named: Named = Named.NOBODY
     speaker: Speaker = Speaker.SERVER
+    doubted: bool = False  # by its configuration the application would not believe what it was told
     carried: Carried = Carried.NO
     contested: bool = False  # a field names somebody else than the packets do
     suspected: bool = False  # the source behaves as a balancer would
@@ -127,6 +128,10 @@ def judge(known: Known) -> Judgement:
 
 def _heard(known: Known) -> Judgement:
     """A server further on said whom it takes for the client, and the client is known."""
+    if known.doubted and known.speaker is not Speaker.APPLICATION:
+        return _unsure(
+            "by its configuration the application takes another address for its client's than it was told"
+        )
     if known.named is Named.CLIENT:
         # What the application makes of what it is told, only the application knows.
         sure = "medium" if known.speaker is Speaker.SERVER else "high"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from probe.commands.options import (
+    AppServerOption,
     Format,
     IngressConfigOption,
     IngressLogOption,
@@ -62,6 +63,7 @@ def analyze(
     ] = None,
     ingress_config: IngressConfigOption = None,
     ingress_log: IngressLogOption = None,
+    app_server: AppServerOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Judge a recorded session, or pcap files of anyone's making.
@@ -79,7 +81,7 @@ def analyze(
         )
     from probe.ingress import read_ingress
 
-    ingress = read_ingress(ingress_config or [], ingress_log or [], note)
+    ingress = read_ingress(ingress_config or [], ingress_log or [], note, app_server)
     title: str | None = None
     asked: tuple[Asked, ...] = ()
     if session is not None:

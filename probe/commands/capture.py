@@ -10,6 +10,7 @@ import typer
 
 from probe.commands.lab import complete_scenario
 from probe.commands.options import (
+    AppServerOption,
     Format,
     IngressConfigOption,
     IngressLogOption,
@@ -72,6 +73,7 @@ def capture(
     ] = None,
     ingress_config: IngressConfigOption = None,
     ingress_log: IngressLogOption = None,
+    app_server: AppServerOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Watch connections at every point on every node at once, and judge them.
@@ -81,7 +83,7 @@ def capture(
     probe capture --lab proxy-v2-ok --send http://balancer/debug/ip --spoof all
     """
     question = _question(send, count, spoof or [])
-    ingress = _ingress(ingress_config or [], ingress_log or [])
+    ingress = _ingress(ingress_config or [], ingress_log or [], app_server)
     if lab is None:
         raise UnavailableError(
             "this version captures in the lab only; use --lab SCENARIO (see `probe lab list`), or capture "
@@ -121,8 +123,8 @@ def _question(send: str | None, count: int, spoof: list[str]) -> Question | None
     return Question(parse_url(send), count, tuple(spoof))
 
 
-def _ingress(configs: list[Path], logs: list[Path]) -> Callable[[], IngressRecord]:
+def _ingress(configs: list[Path], logs: list[Path], app_server: str | None) -> Callable[[], IngressRecord]:
     """How to read what was given of ingresses once the capture is over. Raises UsageError where that cannot work."""
     from probe.ingress import read_afterwards
 
-    return read_afterwards(configs, logs, note)
+    return read_afterwards(configs, logs, note, app_server)

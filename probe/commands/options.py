@@ -68,6 +68,18 @@ IngressLogOption = Annotated[
 ]
 
 
+AppServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--app-server",
+        metavar="COMMAND",
+        help="How the application's server is started, to know whom it believes: "
+        "'uvicorn app:main --forwarded-allow-ips 10.244.0.0/16', with environment variables in front. "
+        "uvicorn and gunicorn are known.",
+    ),
+]
+
+
 def print_report(report: Report, output: Format) -> None:
     """The report on stdout in the asked format."""
     if output.for_people:

@@ -11,31 +11,39 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from analysis.ingress import Ingress, IngressRecord
+from analysis.ingress import Application, Ingress, IngressRecord
 from probe.errors import ProbeError, UsageError
+from probe.ingress.application import read_application
 from probe.ingress.config import read_config
 from probe.ingress.log import Log, check_log, read_log
 from probe.ingress.settle import settled
 
 
 def read_ingress(
-    configs: Sequence[Path], logs: Sequence[Path], note: Callable[[str], None] = lambda _: None
+    configs: Sequence[Path],
+    logs: Sequence[Path],
+    note: Callable[[str], None] = lambda _: None,
+    application: str | None = None,
 ) -> IngressRecord:
     """All of them as one value; what could not be used is told by `note` too. Raises ProbeError."""
     _check_once(configs, logs)
-    return _record(
-        [each for path in configs for each in read_config(path)], [read_log(path) for path in logs], note
-    )
+    server = read_application(application) if application is not None else None
+    ingresses = [each for path in configs for each in read_config(path)]
+    return _record(ingresses, [read_log(path) for path in logs], note, server)
 
 
 def read_afterwards(
-    configs: Sequence[Path], logs: Sequence[Path], note: Callable[[str], None]
+    configs: Sequence[Path],
+    logs: Sequence[Path],
+    note: Callable[[str], None],
+    application: str | None = None,
 ) -> Callable[[], IngressRecord]:
     """Read the configurations now, and make sure of the logs; the answer reads the logs when they are written.
 
     Raises ProbeError now. A log that cannot be used later is a remark: it must not cost the capture.
     """
     _check_once(configs, logs)
+    server = read_application(application) if application is not None else None
     ingresses = [each for path in configs for each in read_config(path)]
     for path in logs:
         check_log(path)
@@ -47,7 +55,7 @@ def read_afterwards(
                 found.append(read_log(path))
             except ProbeError as error:
                 found.append(Log([], [str(error)]))
-        return _record(ingresses, found, note)
+        return _record(ingresses, found, note, server)
 
     return read
 
@@ -59,10 +67,15 @@ def _check_once(configs: Sequence[Path], logs: Sequence[Path]) -> None:
             raise UsageError(f"{option} {twice} is given twice")
 
 
-def _record(ingresses: Sequence[Ingress], logs: Sequence[Log], note: Callable[[str], None]) -> IngressRecord:
+def _record(
+    ingresses: Sequence[Ingress],
+    logs: Sequence[Log],
+    note: Callable[[str], None],
+    application: Application | None,
+) -> IngressRecord:
     remarks = [f"{ingress.file}: {remark}" for ingress in ingresses for remark in ingress.notes]
     remarks += [remark for log in logs for remark in log.remarks]
     for remark in remarks:
         note(remark)
     entries = [entry for log in logs for entry in log.entries]
-    return IngressRecord(tuple(ingresses), tuple(settled(entries, ingresses)), tuple(remarks))
+    return IngressRecord(tuple(ingresses), tuple(settled(entries, ingresses)), tuple(remarks), application)

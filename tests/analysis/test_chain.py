@@ -12,6 +12,7 @@ from analysis.ingress import Ingress, IngressRecord, Kind, Listener, LogEntry, P
 from analysis.report import Journey, Report, Verdict
 from analysis.trust.model import NginxRealIp
 from daemonset.observation import TcpFlag
+from probe.ingress.application import read_application
 from tests.analysis.story import CLIENT, OK, PODS, START, Story, cluster
 from tests.analysis.test_stories import BEHIND, HTTP, LB, LOCAL, C, v1
 
@@ -248,6 +249,24 @@ def test_a_stranger_that_speaks_for_others_may_be_a_proxy_that_nobody_told_us_of
     assert only(told).verdict is Verdict.PRESERVED
 
 
+def test_a_datagram_can_carry_a_header_too() -> None:
+    """Each datagram has its own (section 2 of the specification); the leg is followed by its bytes."""
+    datagram = V2[:13] + b"\x12" + V2[14:] + b"\x12\x34\x01\x00\x00\x01" + bytes(16)
+    story = Story(cluster("Local", balancer=LB))
+    path = [
+        ("nic:node2/eth0", f"{LB}:50000", "172.30.0.12:30053"),
+        ("pod:node2/web", f"{LB}:50000", f"{INGRESS}:5353"),
+    ]
+    for tap, src, dst in path:
+        story.packet(tap, src, dst, protocol=17, payload=datagram)
+    for tap, src, dst in reversed(path):
+        story.packet(tap, dst, src, protocol=17, payload=b"\x12\x34\x81\x80" + bytes(20))
+    journey = only(story.report())
+    assert (journey.protocol, journey.verdict, journey.findings) == ("udp", "preserved", ("SIP301",))
+    assert journey.proxy_protocol is not None
+    assert (journey.proxy_protocol.source, journey.confidence) == (C, "medium")
+
+
 SECOND = "203.0.113.10"
 
 
@@ -387,6 +406,21 @@ def test_the_applications_log_tells_that_it_takes_the_ingress_for_the_client() -
     )
     journey = only(plainly_forwarded().report(ingress=IngressRecord(entries=(entry,))))
     assert (journey.verdict, journey.seen_by_app, journey.findings) == ("lost", INGRESS, ("SIP501",))
+
+
+def test_the_command_line_of_the_application_tells_whom_it_would_believe() -> None:
+    def judged(command: str, **given: Any) -> Journey:
+        record = IngressRecord(application=read_application(command))
+        return only(plainly_forwarded().report(ingress=record, **given))
+
+    believing = judged(f"uvicorn app:main --forwarded-allow-ips {INGRESS}")
+    assert (believing.verdict, believing.resolved[0].client) == ("preserved", CLIENT)
+    quoted = judged(f"""uvicorn app:main --forwarded-allow-ips "'{INGRESS}'" """)
+    assert (quoted.verdict, quoted.resolved[0].client) == ("inconclusive", INGRESS)
+    heard = judged("uvicorn app:main", asked=[answered(INGRESS, "172.30.0.12:30080")])
+    assert (heard.verdict, heard.resolved[0].agrees, heard.findings) == ("lost", True, ("SIP501",))
+    lying = judged("uvicorn app:main", asked=[answered(CLIENT, "172.30.0.12:30080")])
+    assert (lying.verdict, "SIP507" in lying.findings) == ("preserved", True)
 
 
 #: For each finding a story that leads to it; every one of them is also told with parts missing.

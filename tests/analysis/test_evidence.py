@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from analysis.analyze import analyze
+from analysis.ingress import IngressRecord
 from analysis.report import Report, Verdict
+from probe.ingress import read_ingress
 from probe.objects import facts_from_objects
 from tests.analysis.captures import load_flow
 
@@ -105,11 +107,74 @@ def test_the_whole_path_is_told(report: Report) -> None:
 PROXIED = "kubernetes-1.36-proxy-iptables"
 
 
-def proxied(evidence: Path, flow: str) -> tuple[Report, list[dict[str, object]]]:
-    objects = json.loads((evidence / PROXIED / "objects.json").read_text())
-    recording = load_flow(evidence / PROXIED / flow)
-    truth = json.loads((evidence / PROXIED / flow / "truth.json").read_text())
-    return analyze(recording, facts_from_objects(objects)), truth
+Requests = list[dict[str, object]]
+
+
+def proxied(evidence: Path, flow: str, *, words: bool = False) -> tuple[Report, Requests]:
+    """The report of a flow, from packets alone or with nginx's configuration and the servers' logs; and the truth."""
+    folder = evidence / PROXIED
+    objects = json.loads((folder / "objects.json").read_text())
+    recording = load_flow(folder / flow)
+    truth = json.loads((folder / flow / "truth.json").read_text())
+    logs = [path for path in sorted((folder / flow).glob("log-*.txt")) if path.stat().st_size]
+    given = read_ingress([folder / "nginx.conf"], logs) if words else IngressRecord()
+    return analyze(recording, facts_from_objects(objects), ingress=given), truth
+
+
+def findings(report: Report) -> dict[str, str]:
+    """Codes and how sure each is."""
+    return {finding.code: finding.confidence for finding in report.findings}
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["packets", "with words"])
+@pytest.mark.parametrize(
+    "flow", ["lb-9001-plain", "lb-9002-v2", "lb-9004-v2-to-plain", "lb-9005-none-to-proxy"]
+)
+def test_each_request_through_the_balancer_has_its_client_and_its_fate(
+    evidence: Path, flow: str, words: bool
+) -> None:
+    report, truth = proxied(evidence, flow, words=words)
+    for journey, request in zip(report.journeys, truth, strict=True):
+        assert journey.client is not None
+        assert (journey.client.address, journey.client.port) == (request["client_ip"], request["client_port"])
+        answer = request["app_answer"]
+        saw = answer["client_host"] if isinstance(answer, dict) else None
+        assert journey.seen_by_app == saw
+        if saw is None:
+            assert journey.verdict is not Verdict.PRESERVED
+        else:
+            assert (journey.verdict is Verdict.PRESERVED) is (saw == request["client_ip"])
+        assert len({hop.leg for hop in journey.hops}) == (3 if saw else 2)
+        if flow == "lb-9002-v2":
+            assert "tied by PROXY header" in {hop.note for hop in journey.hops}
+
+
+@pytest.mark.parametrize("flow", ["lb-9005-none-to-proxy", "hairpin-pod-node1-to-clustervip-proxy"])
+def test_a_header_that_is_missing_is_named_and_sure_once_the_server_says_so(
+    evidence: Path, flow: str
+) -> None:
+    report, truth = proxied(evidence, flow)
+    assert [request["status"] for request in truth] == [0, 0, 0]
+    assert all("SIP307" in journey.findings and journey.seen_by_app is None for journey in report.journeys)
+    assert findings(report)["SIP307"] == "medium"
+    told, _ = proxied(evidence, flow, words=True)
+    assert findings(told)["SIP307"] == "high"
+
+
+def test_a_header_that_nobody_expects_is_sure_once_the_server_says_so(evidence: Path) -> None:
+    report, _ = proxied(evidence, "lb-9004-v2-to-plain")
+    assert findings(report) == {"SIP302": "medium"}
+    told, _ = proxied(evidence, "lb-9004-v2-to-plain", words=True)
+    assert findings(told) == {"SIP302": "high"}
+
+
+@pytest.mark.parametrize("flow", ["lb-9001-plain", "lb-9002-v2"])
+def test_what_the_configuration_makes_of_a_request_is_what_the_server_said(evidence: Path, flow: str) -> None:
+    report, truth = proxied(evidence, flow, words=True)
+    for journey, request in zip(report.journeys, truth, strict=True):
+        answer = request["app_answer"]
+        assert isinstance(answer, dict)
+        assert [(entry.client, entry.agrees) for entry in journey.resolved] == [(answer["client_host"], True)]
 
 
 def test_a_balancer_without_a_header_loses_the_client_at_the_balancer(evidence: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,8 +93,10 @@ def base(where: str) -> str:
 
 
 def whole(where: str, http: str) -> str:
+    # As root nginx would give its files to another user, which a root without capabilities may not do.
+    user = "user root root;" if os.geteuid() == 0 else ""
     return (
-        f"daemon off; master_process off; pid {where}/pid; error_log {where}/error.log crit;\n"
+        f"{user} daemon off; master_process off; pid {where}/pid; error_log {where}/error.log crit;\n"
         f"events {{ worker_connections 256; }}\nhttp {{\n{base(where)}{http}\n}}\n"
     )
 
