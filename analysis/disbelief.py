@@ -27,9 +27,14 @@ def disbelief(connection: Connection, known: Known) -> list[str]:
     if word is None:
         return []
     named = {address_in(address) for address in word.addresses} - {None}
+    if known.client in named:
+        return []
     if forged(connection) and named & {address_in(connection.trip.header.source or "")}:  # type: ignore[union-attr]  # forged has a header
         return []  # SIP305 says it
-    if any(named & claims.addresses for claims in client_claims(connection)):
+    reached = connection.trip.reached
+    own_peer = {reached.addresses.src} if reached is not None else set()
+    # A server that takes its peer believed no field, whatever the field says.
+    if any((named - own_peer) & claims.addresses for claims in client_claims(connection)):
         return ["SIP504"]
     if connection.told is not None and _names_the_server(connection.told, connection):
         return ["SIP501"]
@@ -37,7 +42,7 @@ def disbelief(connection: Connection, known: Known) -> list[str]:
         header = connection.trip.header
         used = header is not None and header.source is not None and address_in(header.source) in named
         return [] if used else ["SIP306"]  # a header that is used and wrong is SIP313
-    return _ignored_field(connection)
+    return _ignored_field(connection, known.client)
 
 
 def _names_the_server(told: Word, connection: Connection) -> bool:
@@ -48,10 +53,8 @@ def _names_the_server(told: Word, connection: Connection) -> bool:
     )
 
 
-def _ignored_field(connection: Connection) -> list[str]:
+def _ignored_field(connection: Connection, client: int | None) -> list[str]:
     """A field that named the client reached the server, and the server named its peer."""
-    first = connection.chain[0].trip if connection.chain else connection.trip
-    client = first.source
     if not any(client in claims.addresses for claims in connection.claims):
         return []
     made = connection.word.request if connection.word is not None else None

@@ -17,7 +17,7 @@ from analysis.facts import Facts
 from analysis.hops import disputed, source_changes, walk
 from analysis.ingress import IngressFacts
 from analysis.legs import Leg, LegStore
-from analysis.onward import AskedBook, Onward, told_by
+from analysis.onward import AskedBook, Onward, echoed, told_by
 from analysis.relay import Relay, Tie, chain_of
 from analysis.separate import separate
 from analysis.trips import Connection, Link, Request, Trip, Word
@@ -111,7 +111,8 @@ class _Gather:
         chain: tuple[Link, ...] = chain_of(tie, self._relay, self._book) if tie is not None else ()
         asked = self._asked.of(chain[0].trip if chain else trip, requests)
         owner = self._book.owner(trip.source)
-        told = told_by(asked) or application_word(word, self._ingress)
+        told = told_by(asked) or _one(echoed(trip, request) for request in requests)
+        told = told or application_word(word, self._ingress)
         word = word or logged_word(trip, self._ingress)
         return Connection(trip, chain, owner, requests, word, asked, told, part)
 
@@ -122,6 +123,12 @@ def _front(ties: Sequence[Tie], request: Request) -> int:
         id(tie.front): tie.front for tie in ties if tie.requests is None or request.index in tie.requests
     }
     return next(iter(fronts)) if len(fronts) == 1 else 0
+
+
+def _one(words: Iterable[Word | None]) -> Word | None:
+    """The first word, if all that were heard name the same."""
+    heard = [word for word in words if word is not None]
+    return heard[0] if len({word.addresses for word in heard}) == 1 else None
 
 
 def _merged(groups: dict[_Group, list[Request]]) -> dict[_Group, list[Request]]:

@@ -160,9 +160,12 @@ def _cause_codes(
 ) -> list[str]:
     """What became of the address, and through whom; the cause of the verdict first."""
     replaced = [CODES[entry.mechanism] for entry in blames]
-    if known.named is Named.OTHER:
+    if known.named in {Named.OTHER, Named.AMONG}:
         by_packets = [*([_balancer_code(connection)] if known.proxied else []), *replaced]
-        return disbelief(connection, known) or ([] if known.header is Header.TAKEN else by_packets)
+        why = disbelief(connection, known)
+        if known.named is Named.AMONG or known.header is Header.TAKEN:
+            return why  # the address is not lost for the packets' sake
+        return why or by_packets
     if known.header is Header.CUT and known.named is Named.CLIENT and known.carried is Carried.NO:
         return ["SIP301"]
     if known.header is Header.TAKEN and not known.replaced_before:

@@ -14,7 +14,7 @@ from analysis.hops import Step
 from analysis.mismatch import Reaction, reaction
 from analysis.recording import Recording
 from analysis.relay import BY_HEADER, BY_HELLO, BY_ORDER
-from analysis.trips import PROXY_PAYLOADS, Connection, Trip
+from analysis.trips import PROXY_PAYLOADS, Connection, Trip, Word
 from analysis.verdict import Carried, Header, Known, Named, Silence, Speaker
 from daemonset.observation import TapKind
 
@@ -82,6 +82,7 @@ def learn(connection: Connection, coverage: Coverage, book: AddressBook, facts: 
         silence=Silence.NONE if forwarded else _silence(connection, coverage, facts),
         replaced=bool(trip.changes),
         proxied=proxied,
+        client=client,
         named=_named(connection, client, book),
         speaker=_SPEAKERS[connection.last_word.point if connection.last_word else "http-header"],
         carried=_carried(connection, client) if altered else Carried.NO,
@@ -141,6 +142,8 @@ def _named(connection: Connection, client: int | None, book: AddressBook) -> Nam
     named = {address for address in found if address is not None}
     if not named:
         return Named.NOBODY
+    if word is not None and client is not None and _among_others(word, client, named, book):
+        return Named.AMONG
     if client is not None and client in named:
         return Named.CLIENT
     kinds = {book.owner(address).kind for address in named}
@@ -153,6 +156,19 @@ def _named(connection: Connection, client: int | None, book: AddressBook) -> Nam
     if self_told and client == _own_address(connection) and OwnerKind.EXTERNAL in kinds:
         return Named.UNSURE
     return Named.OTHER
+
+
+def _among_others(word: Word, client: int, named: set[int], book: AddressBook) -> bool:
+    """Whether the application was told several addresses, so that its own trust decides which of them it takes.
+
+    Addresses of proxies beside the client's are what a list of forwarded addresses is made of.
+    """
+    if word.request is None:
+        return False
+    told = word.request.claims.addresses
+    if client not in named:
+        return client in told
+    return any(address != client and book.owner(address).kind is OwnerKind.EXTERNAL for address in told)
 
 
 def _carried(connection: Connection, client: int | None) -> Carried:

@@ -181,6 +181,44 @@ def _in_time(entry: Asked, client: Trip) -> bool:
     return entry.started - _CLOCKS <= begun <= entry.ended + _CLOCKS
 
 
+#: Where echoes live: what is asked there is answered with the client's address as the application has it.
+ECHO_PATHS = frozenset({"/debug/ip"})
+
+
+def echoed(trip: Trip, request: Request | None) -> Word | None:
+    """What the application answered about its client, read from the answer of an echo on the wire.
+
+    Answers have no names: the one in the request's place is taken only if nothing before it can be missing.
+    """
+    if request is None or request.line[1:] == () or request.line[1].partition("?")[0] not in ECHO_PATHS:
+        return None
+    requests, answers = trip.requests, trip.leg.stream.answers
+    if not answers or answers[0].offset != 0 or not _from_the_beginning(trip):
+        return None
+    if len(requests) != len(answers) and request.index != 0:
+        return None
+    answer = answers[request.index]
+    if (
+        answer.head is None
+        or answer.head.echo is None
+        or (request.index == 0 and len(answers) > len(requests))
+    ):
+        return None
+    return Word(
+        (answer.head.echo,), "app", "the application's answer", None, min(time for _, time in answer.times)
+    )
+
+
+def _from_the_beginning(trip: Trip) -> bool:
+    """Whether the client's first bytes were seen, and its requests follow one another without a gap."""
+    reached = 0
+    for said in trip.leg.stream.requests:
+        if said.offset != reached:
+            return False
+        reached += said.length
+    return True
+
+
 def told_by(asked: Asked | None) -> Word | None:
     """What the application answered about its client."""
     if asked is None or asked.saw is None:

@@ -104,14 +104,17 @@ def _word_hops(connection: Connection, leg: int, book: AddressBook) -> list[Hop]
             result.extend(
                 msgspec.structs.replace(hop, point="pod") if hop.point == "client" else hop for hop in opened
             )
-        result.append(_word_hop(word, leg, result, "log" if word.point == "log" else "header"))
-    if connection.told is not None:
-        result.append(_word_hop(connection.told, leg, result, "log"))
+        arrived = result[-1:]
+        result.append(_word_hop(word, leg, arrived, "log" if word.point == "log" else "header"))
+        if connection.told is not None:
+            result.append(_word_hop(connection.told, leg, arrived, "log"))
+    elif connection.told is not None:
+        result.append(_word_hop(connection.told, leg, (), "log"))
     return result
 
 
 def _word_hop(word: Word, leg: int, before: Sequence[Hop], evidence: str) -> Hop:
-    """The addresses of fields come without a port: 0."""
+    """The addresses of fields come without a port: 0. The application is where the last connection arrived."""
     address = address_in(word.addresses[0])
     return Hop(
         node=word.place or (before[-1].node if before else None),

@@ -92,13 +92,14 @@ class Relay:
         identities = self._index(lambda request: request.claims.request_id)
         forwarded = self._forwarded_index()
         taken: set[tuple[int, int]] = set()
+        passing = self._passing_on(backs)
         found: dict[int, dict[int, tuple[Trip, str, set[int]]]] = defaultdict(dict)
         asked = [(back, request) for back in backs for request in back.requests]
         for back, request in sorted(asked, key=lambda entry: entry[1].said.at(self._clock) or 0):
             tie = _only(tokens.get(request.claims.token or ""), back, BY_TOKEN) or _only(
                 identities.get(request.claims.request_id or ""), back, BY_REQUEST_ID
             )
-            if tie is None and back.header is None:
+            if tie is None and back.header is None and back.source not in passing:
                 tie = self._by_forwarded(back, request, forwarded, taken)
             if tie is not None:
                 found[id(back)].setdefault(id(tie.front), (tie.front, tie.by, set()))[2].add(request.index)
@@ -106,6 +107,11 @@ class Relay:
             for front, by, numbers in found[id(back)].values():
                 everything = len(numbers) == len(back.requests)
                 self._ties[id(back)].append(Tie(front, by, None if everything else frozenset(numbers)))
+
+    def _passing_on(self, backs: Sequence[Trip]) -> frozenset[int]:
+        """Addresses of proxies that pass bytes on as they came, and so never append to a field."""
+        came = {_digest(front) for front in self._fronts} - {0}
+        return frozenset(back.source for back in backs if _digest(back) in came)
 
     def _index(self, key: Callable[[Request], str | None]) -> dict[str, list[Trip]]:
         index: dict[str, list[Trip]] = defaultdict(list)

@@ -15,7 +15,7 @@ from analysis.mismatch import Reaction, reaction
 from analysis.recording import Recording
 from analysis.report import Capture, Client, Finding, Hop, Journey, Severity, Snat, Verdict
 from analysis.trips import Connection, Trip, Word
-from analysis.verdict import Carried, Header
+from analysis.verdict import Carried, Header, Named
 
 #: Findings that other faults would look like as well, as long as no configuration or log speaks for them.
 AMBIGUOUS = frozenset({"SIP302", "SIP307", "SIP308", "SIP309", "SIP310", "SIP312"})
@@ -78,8 +78,11 @@ def _seen_by_app(outcome: Outcome, context: Context) -> str | None:
     """The address that the last server that is known of took for its client's."""
     connection, known = outcome.connection, outcome.known
     trip, word = connection.trip, connection.last_word
-    if word is not None:
+    if word is not None and word.point != "http-header":
         return _named(word, connection)
+    if word is not None:
+        # What the application makes of what it was told is not known; that it was not told is.
+        return _named(word, connection) if known.named is Named.OTHER else None
     if known.header is Header.REFUSED or reaction(trip) is Reaction.CLOSED:
         return None
     if known.header is Header.TAKEN and known.replaced:

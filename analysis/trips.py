@@ -76,8 +76,10 @@ class Trip:
 
     @property
     def reached(self) -> Step | None:
-        """The last step at which the connection was on its way to one endpoint."""
-        return next((step for step in reversed(self.steps) if step.at_endpoint), None)
+        """The last step at which the connection was on its way to one endpoint; without facts, where a pod saw it."""
+        last = self.steps[-1]
+        arrived = last if last.target is None and last.kind is TapKind.POD else None
+        return next((step for step in reversed(self.steps) if step.at_endpoint), arrived)
 
     @cached_property
     def requests(self) -> tuple[Request, ...]:

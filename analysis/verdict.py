@@ -54,6 +54,7 @@ class Named(enum.Enum):
     NOBODY = "nothing was heard"
     CLIENT = "the client"
     OTHER = "somebody else"
+    AMONG = "the client among others"
     UNSURE = "an address of which it is not known whether it is the client's"
 
 
@@ -85,6 +86,7 @@ class Known:
     silence: Silence = Silence.NONE
     replaced: bool = False  # the source address changed on the way
     proxied: bool = False  # the source is a balancer's own address
+    client: int | None = None  # the true client's address, where there is proof of it
     named: Named = Named.NOBODY
     speaker: Speaker = Speaker.SERVER
     doubted: bool = False  # by its configuration the application would not believe what it was told
@@ -109,6 +111,11 @@ def judge(known: Known) -> Judgement:
     """The verdict for what is known; see the numbered cases of this module."""
     if known.mixed:
         return _unsure("packets of another connection with the same sequence number cannot be told apart")
+    if known.named is Named.AMONG:
+        return _unsure(
+            "the server named the client's address among others to the application behind it, and which of them that "
+            "one takes was not seen"
+        )
     if known.named in {Named.CLIENT, Named.OTHER}:
         return _heard(known)
     if known.replaced_before and known.carried is Carried.NO:

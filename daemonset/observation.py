@@ -236,6 +236,7 @@ class Head(msgspec.Struct, frozen=True):
     raw: bytes = b""  # the PROXY header bytes as seen, at most 536 + 16
     more: tuple[HttpHead, ...] = ()  # requests pipelined behind the first in the same segment
     h2: bool = False  # an HTTP/2 connection preface (RFC 9113 §3.4) follows
+    echo: str | None = None  # of a response: the client's address in the body of what may be an echo's answer
 
 
 class Interface(msgspec.Struct, frozen=True):

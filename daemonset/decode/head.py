@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from daemonset.decode import http, tls
+from daemonset.decode.echo import read_echo
 from daemonset.decode.proxy_protocol import NotProxyProtocolError, begins_header, decode_all
 from daemonset.observation import Head, Payload
 
@@ -69,7 +70,11 @@ def _read_letter(payload: bytes) -> _Read:
     if kind is None:
         return _DATA
     head = http.read_head(payload)
-    return kind, Head(http=head, more=http.read_requests(payload)) if head else None
+    if head is None:
+        return kind, None
+    if kind is Payload.HTTP_RESPONSE:
+        return kind, Head(http=head, echo=read_echo(payload))
+    return kind, Head(http=head, more=http.read_requests(payload))
 
 
 def _read_line_end(payload: bytes) -> _Read:

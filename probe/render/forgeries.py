@@ -30,6 +30,9 @@ def print_forgeries(paper: Paper, forgeries: Sequence[Forgery]) -> None:
             glyph, _ = paper.glyph(sign)
             names = dict.fromkeys(each.claim for each in members)
             paper.paragraph(f"{glyph} {_TOGETHER[outcome]}", ", ".join(names))
+            if outcome is Forged.UNKNOWN:
+                for witness in members[0].evidence[:1]:  # why it is not known
+                    paper.paragraph("Seen", witness, indent=4)
             continue
         for each in members:
             _forgery(paper, each)

@@ -1,7 +1,8 @@
-"""One journey's path, hop by hop, under the names of the nodes it crosses, each change marked.
+"""One journey's path, line by line, under the names of the nodes it crosses, each change marked.
 
-A change is told by a line of carets under the address that changed, so that it can be read without colour.
-Where two addresses do not fit side by side they stand one below the other.
+A change is told by a line of carets under the address that changed, so that it can be read without colour. Where two
+addresses do not fit side by side they stand one below the other. Each connection of a journey of several has a line of
+its own: who opened it to whom, and by what evidence it was tied to the one before.
 """
 
 from __future__ import annotations
@@ -10,13 +11,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.report import Hop, Journey, Snat, Verdict
+from probe.render.rows import (
+    SAID,
+    Row,
+    application_of,
+    bare,
+    endpoint_of,
+    ends,
+    last_word,
+    legs,
+    note,
+    rows_of,
+    same_address,
+    tie,
+)
 from probe.render.style import Paper
 
 INDENT = 4
 ARROW = " → "
 POINT_STYLE = "cyan"
-#: Points that are no place on the way: what is said there, not what was seen.
-SAID = {"proxy-header": "PROXY header", "http-header": "HTTP header", "app": "answer", "log": "log"}
 CHANGE_STYLES = {"source": "bold red", "destination": "yellow"}
 
 
@@ -32,8 +45,9 @@ class Columns:
 
 def columns(paper: Paper, journeys: Sequence[Journey]) -> Columns:
     """The widths for these journeys on this paper."""
-    hops = [hop for journey in journeys for hop in journey.hops if hop.point not in SAID]
-    where = max((len(paper.safe(_where(hop))) for hop in hops), default=0)
+    rows = [row for journey in journeys for row in rows_of(journey, paper.wide)]
+    hops = [row.first for row in rows if row.first.point not in SAID]
+    where = max((len(paper.safe(row.where)) for row in rows), default=0)
     source = max((len(hop.source) for hop in hops), default=0)
     destination = max((len(hop.destination) for hop in hops), default=0)
     where = min(where, 24)
@@ -42,47 +56,59 @@ def columns(paper: Paper, journeys: Sequence[Journey]) -> Columns:
 
 
 def print_path(paper: Paper, journey: Journey, widths: Columns) -> None:
-    """Print every hop of a journey, and how it ended."""
+    """Print every line of a journey's path, and how it ended."""
+    numbers = legs(journey)
     node: str | None = None
-    leg = 0
+    leg: int | None = None
     start = min((hop.time for hop in journey.hops), default=0.0)
-    for position, hop in enumerate(journey.hops):
+    for row in rows_of(journey, paper.wide):
+        hop = row.first
         if hop.point in SAID:
+            _print_said(paper, hop, journey, widths)
             continue
-        if position and hop.leg != leg:
-            node = None
-            paper.print(("    · a new connection takes it from here ·", "dim"))
+        if hop.leg != leg:
+            node, leg = None, hop.leg
+            if len(numbers) > 1:
+                _print_connection(paper, journey, hop, numbers.index(leg) + 1)
         if (hop.node or "?") != node:
             node = hop.node or "?"
             paper.print("  ", (node, "bold"))
-        leg = hop.leg
-        _print_hop(paper, hop, journey.snat, widths, start)
-    for hop in journey.hops:
-        if hop.point in SAID:
-            _print_said(paper, hop)
+        _print_row(paper, row, journey.snat, widths, start)
     _print_end(paper, journey)
 
 
-def _where(hop: Hop) -> str:
-    """Where a hop was seen, as people call it; that the address is one after DNAT, its marks show."""
-    if hop.evidence == "conntrack":
-        return "kernel NAT"
-    kind = hop.tap or hop.point
-    return kind if hop.interface in {None, "", kind} else f"{kind} {hop.interface}"
+def _print_connection(paper: Paper, journey: Journey, first: Hop, number: int) -> None:
+    """Where one connection ends and the next begins."""
+    opener, receiver = ends(journey, first.leg)
+    tied = f", tied by {by}" if (by := tie(first)) else ""
+    paper.sentence(f"─ connection {number}", f"{opener}{ARROW}{receiver}{tied}", label_style="bold")
 
 
-def _print_said(paper: Paper, hop: Hop) -> None:
+def _print_said(paper: Paper, hop: Hop, journey: Journey, widths: Columns) -> None:
     """An address that no packet has as its source, but something inside of one names."""
-    paper.print("  ", (SAID[hop.point], "bold"), f" ({hop.note})" if hop.note else "")
-    paper.print(" " * INDENT, ("names the client ", POINT_STYLE), hop.source)
+    if hop is last_word(journey) and hop.point != "http-header":
+        return  # what was said last is told at the end
+    said = f"names {bare(hop.source)}{_compared(journey, hop.source)}"
+    by = note(hop)
+    if by and (paper.wide or hop.point in {"proxy-header", "log"} or application_of(journey) is None):
+        said += f" ({by})"
+    label = paper.pad(SAID[hop.point], widths.where)
+    paper.sentence(label, said, indent=INDENT, label_style=POINT_STYLE)
 
 
-def _print_hop(paper: Paper, hop: Hop, replacements: Sequence[Snat], widths: Columns, start: float) -> None:
+def _compared(journey: Journey, named: str) -> str:
+    if journey.client is None:
+        return ""
+    return ", the client" if same_address(named, journey.client.address) else ", not the client"
+
+
+def _print_row(paper: Paper, row: Row, replacements: Sequence[Snat], widths: Columns, start: float) -> None:
+    hop = row.first
     stories = {change: _story(hop, change, replacements) for change in hop.changed}
     styles = {change: CHANGE_STYLES.get(change, "bold") for change in hop.changed}
     source = (hop.source, styles.get("source", ""))
     destination = (hop.destination, styles.get("destination", ""))
-    where = (paper.pad(_where(hop), widths.where) + "  ", POINT_STYLE)
+    where = (paper.pad(row.where, widths.where) + "  ", POINT_STYLE)
     lead = " " * INDENT
     at = INDENT + widths.where + 2
     if widths.beside:
@@ -113,13 +139,11 @@ def _print_hop(paper: Paper, hop: Hop, replacements: Sequence[Snat], widths: Col
         arrow = paper.safe(ARROW).lstrip()
         paper.print(" " * (INDENT + 2 - len(arrow)), arrow, destination)
         _print_mark(paper, stories.get("destination"), hop.destination, INDENT + 2, "destination")
-    if hop.note and not hop.changed:
-        paper.paragraph("", hop.note, indent=INDENT + 2, style="dim")
+    if said := note(hop):
+        paper.sentence("", said, indent=INDENT + 2, style="dim")
 
 
 def _story(hop: Hop, change: str, replacements: Sequence[Snat]) -> str:
-    if hop.note:
-        return hop.note
     if change == "destination":
         return "destination replaced"
     for snat in replacements:
@@ -141,14 +165,37 @@ def _print_mark(paper: Paper, story: str | None, marked: str, start: int, change
 
 
 def _print_end(paper: Paper, journey: Journey) -> None:
-    seen = journey.seen_by_app
-    client = journey.client.address if journey.client else None
-    if seen is not None:
-        paper.print("  ", ("application", "bold"), f" ({journey.endpoint})" if journey.endpoint else "")
-        same = client is not None and seen == client
-        verdict = ("the client's own address", "green") if same else ("not the client's address", "bold red")
-        if client is None:
-            verdict = ("the client's address is not known", "yellow")
-        paper.print(" " * INDENT, ("sees ", POINT_STYLE), seen, ": ", verdict)
+    if journey.seen_by_app is not None:
+        name, place, said = _view(journey, journey.seen_by_app)
+        held, style = _held(journey)
+        paper.print("  ", (name, "bold"), f" ({place})" if place else "")
+        paper.sentence("", f"{said}: {held}", indent=INDENT, style=style)
     if journey.verdict is Verdict.BLACKHOLED:
         paper.print(" " * INDENT, ("× ends here: nothing further on, and no answer", "bold red"))
+
+
+def _view(journey: Journey, seen: str) -> tuple[str, str | None, str]:
+    """The server whose view of the client is told at the end, where it is, and the view with how it is known."""
+    word, behind = last_word(journey), application_of(journey)
+    if word is None:
+        header = journey.proxy_protocol.source if journey.proxy_protocol else None
+        if header is not None and same_address(header, seen):
+            return "application", journey.endpoint, f"is told {seen} by the PROXY header"
+        # What reaches it is not yet what it makes of that.
+        verb = "is asked by" if journey.verdict is Verdict.INCONCLUSIVE else "sees"
+        return "application", journey.endpoint, f"{verb} {seen}"
+    if word.point == "http-header":
+        return "application", behind or f"behind {endpoint_of(journey)}", f"is told {seen}"
+    if word.point == "log":
+        name = "application" if behind else "server"
+        return name, behind or journey.endpoint, f"sees {seen}, {word.note or 'by its log'}"
+    return "application", behind or journey.endpoint, f"answers that it sees {seen}"
+
+
+def _held(journey: Journey) -> tuple[str, str]:
+    """The address that arrived, held against the client's."""
+    if journey.client is None:
+        return "the client's address is not known", "yellow"
+    if same_address(journey.seen_by_app or "", journey.client.address):
+        return "the client's own address", "green"
+    return "not the client's address", "bold red"

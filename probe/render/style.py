@@ -107,6 +107,12 @@ class Paper:
                 self.line(self.text((lead, label_style), (row, style)))
                 first = False
 
+    def sentence(
+        self, label: str, text: str, indent: int = 2, style: str = "", label_style: str = "bold"
+    ) -> None:
+        """A labelled paragraph of a text that may hold anything: a line break in it is shown, not followed."""
+        self.paragraph(label, self.safe(text), indent, style, label_style)
+
     def pad(self, text: str, width: int) -> str:
         """`text`, made safe, filled up to `width` cells."""
         shown = self.safe(text)

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TextIO
 
-from analysis.report import Finding, Journey, Path, Report, Severity, Snat, Verdict
+from analysis.report import Finding, Journey, Path, Report, Resolved, Severity, Snat, Verdict
 from probe.render.forgeries import print_forgeries
 from probe.render.path import Columns, columns, print_path
+from probe.render.rows import last_word
+from probe.render.servers import servers
 from probe.render.style import Paper, count
 
 #: Paths and journeys beyond these are counted, not shown; the JSON holds all of them.
@@ -32,7 +34,7 @@ def to_text(report: Report, stream: TextIO, *, wide: bool = False, width: int | 
     """The report as `stream` can show it; `wide` adds times, evidence and a table of every journey."""
     paper = Paper(stream, wide=wide, width=width)
     if report.title:
-        paper.print((report.title, "dim"))
+        paper.sentence("", report.title, indent=0, style="dim")
     _headline(paper, report)
     _paths(paper, report)
     if wide and report.journeys:
@@ -140,30 +142,71 @@ def _path(paper: Paper, name: str, path: Path, journey: Journey, widths: Columns
         facts.append(f"to {journey.service}")
     if cross := journey.cross_node:
         facts.append(f"crosses nodes: {cross.from_} → {cross.to} ({cross.via})")
+    if journey.requests > 1 and path.count == 1:
+        facts.append(count(journey.requests, "request"))
     paper.paragraph(f"{glyph} {path.verdict}", f"{name} · {' · '.join(facts)}", indent=0, label_style=style)
     if path.count > 1:
-        paper.print(("  shown is the first of them", "dim"))
+        several = f", with {count(journey.requests, 'request')}" if journey.requests > 1 else ""
+        paper.print((f"  shown is the first of them{several}", "dim"))
     print_path(paper, journey, widths)
     paper.print()
     if (header := journey.proxy_protocol) and header.source is None:
         paper.paragraph("PROXY header", f"v{header.version} {header.command}: it names nobody")
+    _reasons(paper, journey)
+
+
+def _reasons(paper: Paper, journey: Journey) -> None:
+    """What the verdict rests on, who it was, and what configurations and logs say."""
     told_by_who = bool(journey.snat) and journey.verdict is Verdict.LOST
     if journey.reason and (paper.wide or not told_by_who):
-        paper.paragraph("Why", journey.reason)
+        paper.sentence("Why ", journey.reason)
     for snat in journey.snat:
-        paper.paragraph("Who", _who(snat))
+        # Below a header or a field that carries the client, a replaced packet source does no harm.
+        paper.sentence("Also" if journey.verdict is Verdict.PRESERVED else "Who ", _who(snat))
+    for line in servers(journey):
+        paper.sentence("Who ", line)
     if journey.confidence in {"medium", "low"}:
-        paper.paragraph("Sure", f"confidence is {journey.confidence}")
+        paper.sentence("Sure", f"confidence is {journey.confidence}{_doubt(journey)}")
+    for line in journey.support:
+        paper.sentence("Also", line)
+    for resolved in journey.resolved:
+        _resolved(paper, resolved)
+    if journey.findings:
+        paper.sentence("See ", ", ".join(journey.findings))
 
 
 def _who(snat: Snat) -> str:
     who = [snat.node, snat.mechanism or "something", f"rule {snat.rule}" if snat.rule else None]
-    return f"{', '.join(part for part in who if part)}: {snat.from_} became {snat.to}"
+    became = f"{snat.from_} became {snat.to}" if snat.from_ else f"the source is {snat.to}"
+    return f"{', '.join(part for part in who if part)}: {became}"
+
+
+def _doubt(journey: Journey) -> str:
+    """What a verdict of less than high confidence leaves open."""
+    word = last_word(journey)
+    if journey.protocol != "tcp":
+        return ": datagrams are followed by their payload, which two clients can share"
+    if word is not None and word.point == "http-header":
+        return ": what the application makes of what it is told was not heard"
+    if journey.proxy_protocol is not None and word is None:
+        return ": what the server makes of the header was not heard"
+    return ""
+
+
+def _resolved(paper: Paper, resolved: Resolved) -> None:
+    """Whom a server would take for the client by its configuration."""
+    outcome = {True: ", as was seen", False: ", which is not what was seen", None: ""}[resolved.agrees]
+    takes = f"would take {resolved.client} for the client" if resolved.client else "would name no client"
+    forgeable = "; whoever reaches it directly may claim any address" if resolved.forgeable else ""
+    text = f"{resolved.server} {takes}{outcome}: {resolved.rule}{forgeable}"
+    paper.sentence("Conf", text, style="yellow" if resolved.agrees is False else "")
+    if paper.wide:
+        paper.sentence("    ", resolved.source)
 
 
 def _table(paper: Paper, journeys: tuple[Journey, ...], omitted: int) -> None:
     """Every journey on one line."""
-    head = ("JOURNEY", "PROTOCOL", "CLIENT", "VERDICT", "SEEN BY APP", "ENDPOINT", "FINDINGS")
+    head = ("JOURNEY", "PROTOCOL", "CLIENT", "VERDICT", "SEEN BY APP", "ENDPOINT", "REQUESTS", "FINDINGS")
     rows = [head, *map(_row, journeys[:JOURNEYS_SHOWN])]
     widths = [min(max(len(paper.safe(row[n])) for row in rows), 48) for n in range(len(head))]
     paper.print()
@@ -185,6 +228,7 @@ def _row(journey: Journey) -> tuple[str, ...]:
         journey.verdict,
         journey.seen_by_app or "-",
         journey.endpoint or "-",
+        str(journey.requests or "-"),
         ",".join(journey.findings) or "-",
     )
 
@@ -199,6 +243,11 @@ def _findings(paper: Paper, findings: tuple[Finding, ...]) -> None:
         paper.paragraph(f"{glyph} {finding.code}", f"{finding.title}{number}", style=style)
         if finding.severity is not Severity.INFO or paper.wide:
             paper.paragraph("", finding.detail, indent=4)
+            if finding.confidence != "high":
+                doubt = (
+                    "confidence is {}: other faults look the same; --ingress-log or --ingress-config can tell"
+                )
+                paper.paragraph("Sure", doubt.format(finding.confidence), indent=4)
             paper.paragraph("Fix ", finding.fix, indent=4)
         paper.paragraph("More", f"probe explain {finding.code}", indent=4)
         if paper.wide:

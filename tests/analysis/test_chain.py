@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from analysis.asked import Asked
+from analysis.facts import Facts
 from analysis.ingress import Ingress, IngressRecord, Kind, Listener, LogEntry, Problem
 from analysis.report import Journey, Report, Verdict
 from analysis.trust.model import NginxRealIp
 from daemonset.observation import TcpFlag
 from probe.ingress.application import read_application
-from tests.analysis.story import CLIENT, OK, PODS, START, Story, cluster
+from tests.analysis.story import CLIENT, PODS, START, Story, cluster
 from tests.analysis.test_stories import BEHIND, HTTP, LB, LOCAL, C, v1
 
 Path = list[tuple[str, str, str]]
@@ -38,18 +39,26 @@ def get(path: str = "/debug/ip", **fields: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def behind_balancer(back: bytes, onward: bytes | None, front: bytes = HTTP, *, watched: bool = True) -> Story:
+def echo(saw: str | None) -> bytes:
+    """The application's answer, with the client that it has; or without a word about that."""
+    body = f'{{"client_host":"{saw}","headers":{{"client_host":"192.0.2.1"}}}}' if saw else ""
+    return f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+
+
+def behind_balancer(
+    back: bytes, onward: bytes | None, front: bytes = HTTP, *, watched: bool = True, saw: str | None = None
+) -> Story:
     """One request through balancer and ingress to the application."""
     legs = [(FRONT, 11, front)] if watched else []
     legs.append((BACK if watched else BEHIND, 12, back))
     legs += [(ONWARD, 13, onward)] if onward is not None else []
-    return Story(cluster("Local", balancer=LB)).relayed(*legs)
+    return Story(cluster("Local", balancer=LB)).relayed(*legs, response=echo(saw))
 
 
-def straight(data: bytes, onward: bytes, *, watched: bool = True) -> Story:
+def straight(data: bytes, onward: bytes, *, watched: bool = True, saw: str | None = None) -> Story:
     """One request from the client straight to the ingress."""
     path = [("client:c/eth0", C, "172.30.0.12:30080"), *LOCAL] if watched else LOCAL
-    return Story(cluster("Local")).relayed((path, 11, data), (ONWARD, 13, onward))
+    return Story(cluster("Local")).relayed((path, 11, data), (ONWARD, 13, onward), response=echo(saw))
 
 
 def answered(saw: str, destination: str = f"{LB}:80", **more: str) -> Asked:
@@ -63,7 +72,7 @@ APPENDED = get(X_Forwarded_For=CLIENT)
 
 
 def untrusted() -> Story:
-    return behind_balancer(APPENDED, get(X_Real_IP=LB, X_Forwarded_For=f"{CLIENT}, {LB}"))
+    return behind_balancer(APPENDED, get(X_Real_IP=LB, X_Forwarded_For=f"{CLIENT}, {LB}"), saw=LB)
 
 
 def overwritten() -> Story:
@@ -71,7 +80,7 @@ def overwritten() -> Story:
 
 
 def believed() -> Story:
-    return behind_balancer(APPENDED, get(X_Real_IP=CLIENT, X_Forwarded_For=f"{CLIENT}, {CLIENT}"))
+    return behind_balancer(APPENDED, get(X_Real_IP=CLIENT, X_Forwarded_For=f"{CLIENT}, {CLIENT}"), saw=CLIENT)
 
 
 def forged_and_believed() -> Story:
@@ -79,7 +88,8 @@ def forged_and_believed() -> Story:
 
 
 def forged_in_vain() -> Story:
-    return straight(get(X_Forwarded_For=OTHER), get(X_Real_IP=CLIENT, X_Forwarded_For=f"{OTHER}, {CLIENT}"))
+    onward = get(X_Real_IP=CLIENT, X_Forwarded_For=f"{OTHER}, {CLIENT}")
+    return straight(get(X_Forwarded_For=OTHER), onward, saw=CLIENT)
 
 
 def plainly_forwarded() -> Story:
@@ -147,7 +157,8 @@ def replaced_below_a_header() -> Story:
     ]
     onward = get(X_Real_IP=CLIENT, X_Forwarded_For=CLIENT)
     story = Story(cluster("Cluster", balancer=LB))
-    return story.relayed((FRONT, 11, HTTP), (back, 12, v1(C) + HTTP), (ONWARD, 13, onward))
+    legs = (FRONT, 11, HTTP), (back, 12, v1(C) + HTTP), (ONWARD, 13, onward)
+    return story.relayed(*legs, response=echo(CLIENT))
 
 
 def http2() -> Story:
@@ -239,6 +250,50 @@ def test_the_application_itself_settles_what_the_packets_leave_open() -> None:
     assert only(story.report(asked=[answered(LB)])).findings == ("SIP503",)
 
 
+def test_what_the_application_makes_of_several_addresses_only_the_application_knows() -> None:
+    """A server that trusts everybody takes the first of the list, one that trusts the ingress the last."""
+    told = get(X_Real_IP=CLIENT, X_Forwarded_For=f"{OTHER}, {CLIENT}")
+    journey = only(straight(get(X_Forwarded_For=OTHER), told).report())
+    assert (journey.verdict, journey.seen_by_app, journey.findings) == ("inconclusive", None, ())
+    assert only(straight(get(X_Forwarded_For=OTHER), told, saw=OTHER).report()).findings == ("SIP504",)
+    assert only(straight(get(X_Forwarded_For=OTHER), told, saw=CLIENT).report()).findings == ("SIP506",)
+    disbelieved = behind_balancer(APPENDED, get(X_Real_IP=LB, X_Forwarded_For=f"{CLIENT}, {LB}"))
+    journey = only(disbelieved.report())
+    assert (journey.verdict, journey.seen_by_app, journey.findings) == ("inconclusive", None, ("SIP502",))
+
+
+def test_a_forged_address_that_happens_to_be_the_peers_is_not_what_was_believed() -> None:
+    """The client names the balancer; the ingress believes nobody, and so it names the balancer as well."""
+    front, back = get(X_Forwarded_For=LB), get(X_Forwarded_For=f"{LB}, {CLIENT}")
+    onward = get(X_Real_IP=LB, X_Forwarded_For=f"{LB}, {CLIENT}, {LB}")
+    assert only(behind_balancer(back, onward, front, saw=LB).report()).findings == ("SIP502",)
+
+
+def test_a_balancer_that_passes_bytes_on_appends_to_no_field() -> None:
+    """One client forges another's address; behind a TCP balancer that looks like the other one, forwarded."""
+    victim = [(tap, src.replace(CLIENT, SECOND), dst) for tap, src, dst in FRONT[:1]]
+    forger = FRONT[:1]
+    story = Story(cluster("Local", balancer=LB)).watch("client:c/eth0")
+    story.relayed((forger, 11, get(X_Forwarded_For=SECOND)), (BEHIND, 12, get(X_Forwarded_For=SECOND)))
+    story.connection(victim, isn=21, tsval=21, data=get())
+    assert not any(hop.note == "tied by X-Forwarded-For" for j in story.report().journeys for hop in j.hops)
+
+
+def test_without_objects_a_disbelieved_header_is_still_heard() -> None:
+    onward = get(X_Real_IP=LB, X_Forwarded_For=LB)
+    legs = (FRONT, 11, HTTP), (BACK, 12, v1(C) + HTTP), (ONWARD, 13, onward)
+    story = Story(Facts(known=False)).relayed(*legs)
+    journeys = [journey for journey in story.report().journeys if journey.proxy_protocol]
+    assert [(journey.verdict, journey.seen_by_app) for journey in journeys] == [("lost", LB)]
+
+
+def test_an_answer_is_an_echos_only_at_the_path_of_an_echo() -> None:
+    """Any body may hold a field of that name; `/debug/ip` is there for nothing else."""
+    data, told = get("/sessions/7"), get("/sessions/7", X_Real_IP=CLIENT, X_Forwarded_For=CLIENT)
+    journey = only(straight(data, told, saw=OTHER).report())
+    assert (journey.verdict, journey.confidence, journey.seen_by_app) == ("preserved", "medium", None)
+
+
 def test_a_stranger_that_speaks_for_others_may_be_a_proxy_that_nobody_told_us_of() -> None:
     onward = get(X_Real_IP=CLIENT, X_Forwarded_For=f"{OTHER}, {CLIENT}")
     journey = only(straight(get(X_Forwarded_For=OTHER), onward, watched=False).report())
@@ -277,11 +332,12 @@ def shared_connection() -> Story:
     one, two = get(X_Forwarded_For=CLIENT), get(X_Forwarded_For=SECOND)
     first_told = get(X_Real_IP=CLIENT, X_Forwarded_For=f"{CLIENT}, {CLIENT}")
     then_told = get(X_Real_IP=SECOND, X_Forwarded_For=f"{SECOND}, {SECOND}")
-    story.relayed((FRONT, 11, HTTP), (BACK, 12, one), (ONWARD, 13, first_told))
+    story.relayed((FRONT, 11, HTTP), (BACK, 12, one), (ONWARD, 13, first_told), response=echo(CLIENT))
     story.connection(other_front, isn=21, tsval=21, response=b"")
     story.say(BACK, 12, two, len(one)).say(ONWARD, 13, then_told, len(first_told))
-    story.respond(ONWARD, 13, b"", OK, len(OK)).respond(BACK, 12, b"", OK, len(OK))
-    return story.respond(other_front, 21, HTTP)
+    sent = len(echo(CLIENT))
+    story.respond(ONWARD, 13, b"", echo(SECOND), sent).respond(BACK, 12, b"", echo(SECOND), sent)
+    return story.respond(other_front, 21, HTTP, echo(SECOND))
 
 
 def test_requests_of_two_clients_on_one_connection_are_two_journeys() -> None:

@@ -165,8 +165,12 @@ def _false(journey: Journey, entries: Sequence[Spoken]) -> list[str]:
     if not entries:
         return [] if journey.verdict == "inconclusive" else ["nobody asked so"]
     complaints = []
-    truths = {each.truth for each in entries}
+    truths: set[str | None] = {each.truth for each in entries}
     seen = {each.seen for each in entries}
+    # Where nobody answered nobody spoke; that such a connection carried the client's address can still be seen.
+    if None in truths:
+        truths.add("preserved")
+        seen.add(None)
     if journey.verdict in {"preserved", "lost"} and journey.verdict.value not in truths:
         complaints.append(f"the truth is {truths}")
     if journey.verdict == "blackholed" and {each.outcome for each in entries} == {"answered"}:
