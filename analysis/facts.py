@@ -19,12 +19,30 @@ class Policy(enum.StrEnum):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A node and the addresses that are its own; `pod_cidrs` is where its pods' addresses come from."""
+    """A node and the addresses that are its own; `pod_cidrs` is where its pods' addresses come from.
+
+    `os` and `architecture` are as Go writes them (linux, windows; amd64, arm64), "" where that is not known. A taint
+    is written "key=value:effect", as kubectl does.
+    """
 
     name: str
     addresses: tuple[str, ...] = ()
     pod_cidrs: tuple[str, ...] = ()
     labels: dict[str, str] = {}
+    ready: bool | None = None
+    os: str = ""
+    architecture: str = ""
+    taints: tuple[str, ...] = ()
+    unschedulable: bool = False
+
+
+class HostPort(msgspec.Struct, frozen=True):
+    """A port of the node that is passed on to a container; `address` is "" for every address of the node."""
+
+    host: int
+    container: int
+    protocol: str = "tcp"
+    address: str = ""
 
 
 class Pod(msgspec.Struct, frozen=True):
@@ -36,15 +54,22 @@ class Pod(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...] = ()
     host_network: bool = False
     labels: dict[str, str] = {}
+    host_ports: tuple[HostPort, ...] = ()
+    ready: bool | None = None
 
 
 class ServicePort(msgspec.Struct, frozen=True):
-    """One port of a Service. `protocol` is lower case: tcp, udp or sctp; `node_port` 0 means none."""
+    """One port of a Service. `protocol` is lower case: tcp, udp or sctp; `node_port` 0 means none.
+
+    `target` is targetPort as written, a number or the name of a container's port; endpoints carry what it came to.
+    """
 
     name: str
     protocol: str
     port: int
     node_port: int = 0
+    target: str = ""
+    app_protocol: str = ""
 
 
 class Balancer(msgspec.Struct, frozen=True):
@@ -60,7 +85,10 @@ class Balancer(msgspec.Struct, frozen=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One endpoint of one Service port, from its EndpointSlices."""
+    """One endpoint of one Service port, from its EndpointSlices.
+
+    `zone_hints` and `node_hints` are the zones and nodes that it is kept for (hints.forZones, hints.forNodes).
+    """
 
     address: str
     port: int
@@ -71,10 +99,17 @@ class Endpoint(msgspec.Struct, frozen=True):
     ready: bool = True
     serving: bool = True
     terminating: bool = False
+    zone: str = ""
+    zone_hints: tuple[str, ...] = ()
+    node_hints: tuple[str, ...] = ()
 
 
 class Service(msgspec.Struct, frozen=True):
-    """A Service with its endpoints joined in."""
+    """A Service with its endpoints joined in.
+
+    `annotations` are those alone by which load balancers are told what to do. `affinity_seconds` is how long a
+    client is kept at one endpoint, 0 without session affinity.
+    """
 
     namespace: str
     name: str
@@ -90,6 +125,13 @@ class Service(msgspec.Struct, frozen=True):
     health_check_node_port: int = 0
     session_affinity: str = "None"
     labels: dict[str, str] = {}
+    affinity_seconds: int = 0
+    selector: dict[str, str] = {}
+    ip_families: tuple[str, ...] = ()
+    ip_family_policy: str = ""
+    traffic_distribution: str = ""
+    load_balancer_class: str = ""
+    annotations: dict[str, str] = {}
 
     @property
     def key(self) -> str:
@@ -100,6 +142,18 @@ class Service(msgspec.Struct, frozen=True):
     def external(self) -> bool:
         """Whether traffic from outside the cluster can reach it through this Service."""
         return self.type in {"LoadBalancer", "NodePort"} or bool(self.external_ips)
+
+
+class LocalDetection(msgspec.Struct, frozen=True):
+    """How kube-proxy tells traffic of the cluster's own pods from the rest (detectLocalMode).
+
+    `mode` is ClusterCIDR (the source is in `Facts.cluster_cidrs`; without any, nothing is told apart), NodeCIDR (in
+    the pod CIDRs of the node that sees the packet), BridgeInterface (it came in by the bridge `interface`),
+    InterfaceNamePrefix (by an interface whose name begins with `interface`), or "" where that is not known.
+    """
+
+    mode: str = ""
+    interface: str = ""
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -118,3 +172,6 @@ class Facts(msgspec.Struct, frozen=True):
     sources: dict[str, str] = {}
     balancers: tuple[str, ...] = ()  # addresses or prefixes that the operator says are load balancers'
     known: bool = True
+    local_detection: LocalDetection = LocalDetection()
+    node_port_addresses: tuple[str, ...] = ()  # where node ports are answered; () as the proxy mode has it
+    forwarding_mode: str = ""  # of an eBPF datapath: snat, dsr or hybrid (dsr for TCP)

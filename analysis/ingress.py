@@ -23,7 +23,17 @@ from math import floor, inf, isfinite
 
 import msgspec
 
-from analysis.trust.model import Gunicorn, HaproxyTrust, IngressNginx, NginxRealIp, Uvicorn
+from analysis.trust.model import (
+    EnvoyCustomHeader,
+    EnvoyTrust,
+    EnvoyXff,
+    Gunicorn,
+    HaproxyTrust,
+    IngressNginx,
+    NginxRealIp,
+    TraefikTrust,
+    Uvicorn,
+)
 
 #: Seconds by which the clocks of a log and of a capture may differ, with the one-second resolution of most logs.
 CLOCKS = 2.5
@@ -48,6 +58,7 @@ class Kind(enum.StrEnum):
     INGRESS_NGINX = "ingress-nginx"
     HAPROXY = "haproxy"
     ENVOY = "envoy"
+    TRAEFIK = "traefik"
     UVICORN = "uvicorn"
 
 
@@ -86,14 +97,62 @@ class Upstream(msgspec.Struct, frozen=True):
     check: int = 0
 
 
+class EnvoyDetection(msgspec.Struct, frozen=True):
+    """One of Envoy's original-IP detection extensions; one of the two is set."""
+
+    xff: EnvoyXff | None = None
+    custom_header: EnvoyCustomHeader | None = None
+
+
+class EnvoySettings(msgspec.Struct, frozen=True):
+    """`analysis.trust.model.EnvoyTrust` as a recording keeps it: JSON does not tell the kinds of detection apart."""
+
+    use_remote_address: bool = False
+    trusted_hops: int = 0
+    skip_append: bool = False
+    proxy_protocol: bool = False
+    proxy_optional: bool = False
+    detection: tuple[EnvoyDetection, ...] = ()
+
+    @classmethod
+    def of(cls, trust: EnvoyTrust) -> EnvoySettings:
+        """The same settings, to be kept."""
+        kept = tuple(
+            EnvoyDetection(xff=each) if isinstance(each, EnvoyXff) else EnvoyDetection(custom_header=each)
+            for each in trust.detection
+        )
+        return cls(
+            trust.use_remote_address,
+            trust.trusted_hops,
+            trust.skip_append,
+            trust.proxy_protocol,
+            trust.proxy_optional,
+            kept,
+        )
+
+    @property
+    def trust(self) -> EnvoyTrust:
+        """The same settings, to be judged by."""
+        found = (each.xff or each.custom_header for each in self.detection)
+        return EnvoyTrust(
+            self.use_remote_address,
+            self.trusted_hops,
+            self.skip_append,
+            self.proxy_protocol,
+            self.proxy_optional,
+            tuple(each for each in found if each is not None),
+        )
+
+
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
     """A port on which an ingress takes connections.
 
     `addresses` is empty for every address. `proxy_protocol`: whether a PROXY header must come first; None where the
     configuration makes it depend on something (`notes` say on what). `versions` are those that the listener takes,
     None where that is not known. `forwards` are the header fields that it sets onward, lower-case name and the
-    value as configured. `mode` is http or tcp. `line` is where in the file it stands. `nginx`, `haproxy` and
-    `ingress_nginx` are the settings for `analysis.trust`: one of them, in a field of its own for JSON's sake.
+    value as configured. `mode` is http or tcp. `line` is where in the file it stands. `nginx`, `haproxy`,
+    `ingress_nginx`, `envoy` and `traefik` are the settings for `analysis.trust`: one of them, in a field of its own
+    for JSON's sake.
     """
 
     port: int
@@ -110,11 +169,14 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     line: int = 0
     notes: tuple[str, ...] = ()
+    envoy: EnvoySettings | None = None
+    traefik: TraefikTrust | None = None
 
     @property
-    def trust(self) -> NginxRealIp | HaproxyTrust | IngressNginx | None:
+    def trust(self) -> NginxRealIp | HaproxyTrust | IngressNginx | EnvoyTrust | TraefikTrust | None:
         """Whom the listener believes about its client; None where servers behind it differ in that."""
-        return self.nginx or self.haproxy or self.ingress_nginx
+        envoy = self.envoy.trust if self.envoy is not None else None
+        return self.nginx or self.haproxy or self.ingress_nginx or envoy or self.traefik
 
 
 class Ingress(msgspec.Struct, frozen=True):

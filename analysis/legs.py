@@ -389,26 +389,43 @@ def _attach(database: duckdb.DuckDBPyConnection) -> None:
         join sightings a on a.tap = b.tap and {_SAME_TUPLE}
         where b.icmp <> 0 and b.protocol = 17
     """)  # noqa: S608 - only constants of this module are put into the text
-    # A record is of the leg that used its tuple last before the record was read: ports are used again.
+    # Ports are used again, so the tuples of a record can stand in several legs. It is of the leg that has both; else
+    # of one that no other record can be about alone; then of one that leaves the node as the record says, or came as
+    # it says; and of several, of the last.
     original = "a.src_hi = n.orig_src_hi and a.src_lo = n.orig_src_lo and a.sport = n.orig_sport"
     original += " and a.dst_hi = n.orig_dst_hi and a.dst_lo = n.orig_dst_lo and a.dport = n.orig_dport"
     translated = "a.src_hi = n.reply_dst_hi and a.src_lo = n.reply_dst_lo and a.sport = n.reply_dport"
     translated += " and a.dst_hi = n.reply_src_hi and a.dst_lo = n.reply_src_lo and a.dport = n.reply_sport"
     database.execute(f"""
         create temp table translations as
-        with matched as (
-            select a.leg, n.record, a.seen, n.time from nat n
+        with last as (
+            select leg, node, max_by({{src: src_lo, dst: dst_lo, sport: sport, dport: dport}}, seen) as way
+            from sightings group by leg, node
+        ),
+        matched as (
+            select a.leg, n.record, a.seen, n.time, a.node, true as came, false as went, false as left_so from nat n
             join sightings a on a.node = n.node and {original}
             join legs l on l.leg = a.leg and l.protocol = n.protocol
             union all
-            select a.leg, n.record, a.seen, n.time from nat n
+            select a.leg, n.record, a.seen, n.time, a.node, false, true,
+                   last.way = {{src: a.src_lo, dst: a.dst_lo, sport: a.sport, dport: a.dport}}
+            from nat n
             join sightings a on a.node = n.node and {translated}
             join legs l on l.leg = a.leg and l.protocol = n.protocol
-        )
-        select leg, record from matched
-        where time = 0 or seen <= time + 1000000000
-        group by leg, record, time
-        qualify row_number() over (partition by record order by max(seen) desc) = 1
+            join last on last.leg = a.leg and last.node = a.node
+        ),
+        candidates as (
+            select leg, record, node, bool_or(came) as came, bool_or(went) as went, bool_or(left_so) as left_so,
+                   max(seen) as seen, count(*) over (partition by record) as rivals
+            from matched where time = 0 or seen <= time + 1000000000
+            group by leg, record, node
+        ),
+        settled as (select distinct leg, node, true as settled from candidates where rivals = 1)
+        select leg, record from candidates left join settled using (leg, node)
+        qualify row_number() over (
+            partition by record
+            order by came and went desc, coalesce(settled, false), left_so desc, came desc, seen desc
+        ) = 1
     """)  # noqa: S608 - only constants of this module are put into the text
 
 

@@ -64,13 +64,15 @@ def _client(outcome: Outcome) -> Client | None:
     if connection.chain:
         first = connection.chain[0].trip.steps[0].addresses
         return Client(text(first.src), first.sport)
+    first = connection.trip.steps[0].addresses
+    if known.client == first.src:
+        return Client(text(first.src), first.sport)
     named = [header.source for header in connection.trip.headers if header.source]
     if named and known.header not in {Header.FORGEABLE, Header.TRANSLATED}:
         address, _, port = named[-1].rpartition(":")
         return Client(address.strip("[]"), int(port)) if port.isdigit() else None
     if known.proxied or not known.origin_certain:
         return None
-    first = connection.trip.steps[0].addresses
     return Client(text(first.src), first.sport)
 
 
