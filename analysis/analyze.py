@@ -67,7 +67,11 @@ def analyze(
         store.close()
     given = Given(asked, IngressFacts(ingress))
     selection = select(legs, recording.taps, book, facts, given)
-    context = replace(context, habits=Habits(selection.trips), corroboration=Corroboration(given.ingress))
+    context = replace(
+        context,
+        habits=Habits(selection.trips, selection.connections),
+        corroboration=Corroboration(given.ingress),
+    )
     journeys, weights = _judged(selection, shapes, context, whole)
     capture = _capture(recording, facts, selection)
     counts: Counter[str] = Counter()

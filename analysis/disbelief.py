@@ -57,5 +57,7 @@ def _ignored_field(connection: Connection, client: int | None) -> list[str]:
     """A field that named the client reached the server, and the server named its peer."""
     if not any(client in claims.addresses for claims in connection.claims):
         return []
+    if any(client in claims.addresses for claims in client_claims(connection)):
+        return []  # the client wrote the field, not a proxy
     made = connection.word.request if connection.word is not None else None
     return ["SIP502" if made is not None and client in made.claims.addresses else "SIP503"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from analysis.addresses import EXACT_TAPS, AddressBook, OwnerKind, Target, every_interface
 from analysis.legs import FourTuple, Leg, NatRecord, Sighting
@@ -74,7 +74,27 @@ def walk(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> tuple[Step, ...]:
         ordered.extend(_insert_records(leg, here, records, book))
     seen = {step.place for step in steps}
     orphans = [record for record in nat if record.node not in seen]
-    return tuple(_records_alone(leg, orphans, book)) + tuple(ordered)
+    return tuple(_each_state_once([*_records_alone(leg, orphans, book), *ordered]))
+
+
+def _each_state_once(steps: list[Step]) -> list[Step]:
+    """Steps of a connection that comes back to a node, in the order of its translations.
+
+    NAT leads on, never back: where place by place a state of the addresses would come again after another, the
+    connection passed through a node twice, as from a pod over another node to a pod of its own.
+    """
+    states = list(dict.fromkeys(step.addresses for step in steps))
+    runs = [addresses for addresses, _ in groupby(step.addresses for step in steps)]
+    if len(runs) == len(states):
+        return steps
+    asked = {step.addresses for step in steps if step.frontend}
+    states.sort(key=lambda state: state not in asked)  # stable: what still asks for an endpoint comes first
+    result: list[Step] = []
+    for state in states:
+        here = [step for step in steps if step.addresses == state]
+        last = result[-1].place if result else here[0].place
+        result += sorted(here, key=lambda step: step.place != last)
+    return result
 
 
 def source_changes(steps: Sequence[Step]) -> tuple[Change, ...]:

@@ -129,6 +129,8 @@ def _judge(connection: Connection, context: Context) -> Outcome:
     resolved = context.corroboration.resolved(connection)
     if context.corroboration.disbelieves(connection, resolved):
         known = replace(known, doubted=True)
+    if known.header is Header.TAKEN and context.habits.disbelieves(connection):
+        known = replace(known, header=Header.UNBELIEVED)
     judgement = judge(known)
     codes = _codes(connection, known, judgement, blames, context)
     refined, support = context.corroboration.refined(connection, codes)
@@ -175,6 +177,8 @@ def _cause_codes(
         return ["SIP505"]
     if judgement.verdict is Verdict.LOST and known.proxied:
         return [_balancer_code(connection), *replaced]
+    if known.proxied and known.carried is not Carried.NO:
+        return []  # what was replaced is the balancer's own address, and the client may be in a field
     return replaced
 
 

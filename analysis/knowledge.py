@@ -141,7 +141,8 @@ def _named(connection: Connection, client: int | None, book: AddressBook) -> Nam
     found = {address_in(named) for named in word.addresses} if word is not None else set()
     named = {address for address in found if address is not None}
     if not named:
-        return Named.NOBODY
+        # What is no address is not the client's, whoever that is.
+        return Named.OTHER if word is not None and word.point == "app" else Named.NOBODY
     if word is not None and client is not None and _among_others(word, client, named, book):
         return Named.AMONG
     if client is not None and client in named:

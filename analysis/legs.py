@@ -17,6 +17,7 @@ nothing of Services, owners or verdicts.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -143,7 +144,9 @@ class LegStore:
 
     def __init__(self, recording: Recording, is_server: IsServer) -> None:
         self._recording = recording
-        self._database = duckdb.connect(":memory:")
+        # What does not fit into memory is spilled; the engine's default would be a folder in the working directory.
+        self._spill = tempfile.TemporaryDirectory(prefix="probe-")
+        self._database = duckdb.connect(":memory:", config={"temp_directory": self._spill.name})
         self._database.execute("set threads to 2")
         _load(self._database, recording)
         _follow_tcp(self._database)
@@ -152,8 +155,9 @@ class LegStore:
         _attach(self._database)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Give the memory back, and the disk."""
         self._database.close()
+        self._spill.cleanup()
 
     def __len__(self) -> int:
         return int(self._one("select count(*) from legs"))

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from analysis.addresses import PROTOCOLS, endpoint
+from analysis.claims import address_in
 from analysis.relay import BY_HEADER, BY_HELLO, BY_REQUEST_ID, BY_TOKEN
 from analysis.trips import PROXY_PAYLOADS, Connection, Trip
 from daemonset.observation import Payload, ProxyHeader
@@ -78,8 +79,9 @@ class Habit:
 class Habits:
     """The habits of all listeners, by address and port."""
 
-    def __init__(self, trips: Iterable[Trip]) -> None:
+    def __init__(self, trips: Iterable[Trip], connections: Iterable[Connection] = ()) -> None:
         self._habits: dict[tuple[int, int], Habit] = defaultdict(Habit)
+        self._disbelieved = {_peering(each) for each in connections if _unused(each)}
         for trip in trips:
             reached = trip.reached
             if reached is None or trip.leg.first_bytes is None or reaction(trip) is not Reaction.TAKEN:
@@ -94,6 +96,24 @@ class Habits:
         """What the listener of this leg takes otherwise."""
         reached = trip.reached
         return self._habits[reached.addresses.dst, reached.addresses.dport] if reached else Habit()
+
+    def disbelieves(self, connection: Connection) -> bool:
+        """Whether this listener was seen to name another than the header's client to its next, for this peer."""
+        return connection.last_word is None and _peering(connection) in self._disbelieved
+
+
+def _peering(connection: Connection) -> tuple[int, int, int] | None:
+    """Listener and the address that asks it."""
+    reached = connection.trip.reached
+    return (reached.addresses.dst, reached.addresses.dport, reached.addresses.src) if reached else None
+
+
+def _unused(connection: Connection) -> bool:
+    """Whether a header named somebody, and the server then named others."""
+    header, word = connection.trip.header, connection.word
+    if header is None or header.source is None or word is None:
+        return False
+    return address_in(header.source) not in {address_in(named) for named in word.addresses}
 
 
 def mismatches(connection: Connection, habits: Habits) -> list[str]:

@@ -24,7 +24,7 @@ SLACK = 100_000  # ns by which two taps of one node may disagree about order
 
 BY_TOKEN = "the probe's token"  # noqa: S105 - words for people
 BY_REQUEST_ID = "the same request id"
-BY_VALUES = "the addresses that it names, and time"
+BY_VALUES = "the addresses named in it, and time"
 
 _NOTHING = Claims()
 
@@ -111,7 +111,9 @@ class Onward:
         trips = {id(entry.trip): entry.trip for entry in made}
         onward = next(iter(trips.values())) if len(trips) == 1 else None
         time = self._time(made[0], reached)
-        return Word(word, "http-header", by, reached.place, time, onward, made[0].request)
+        # Of several requests that say the same, the one that tells most is the one that the application gets.
+        fullest = max((entry.request for entry in made), key=lambda request: len(request.claims.addresses))
+        return Word(word, "http-header", by, reached.place, time, onward, fullest)
 
     def _time(self, made: _Made, reached: Step) -> int:
         """When the request was first seen at the endpoint's place, by its clock; 0 where it was not."""

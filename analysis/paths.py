@@ -151,7 +151,8 @@ def _leg_hops(trip: Trip, leg: int, book: AddressBook, tie: str | None = None) -
                 evidence="conntrack" if step.kind is None else "packet",
                 time=step.time / 1e9,
                 leg=leg,
-                note=_VIA.get(step.tunnel) or (tie if previous is None else None),
+                note=", ".join(filter(None, [tie if previous is None else None, _VIA.get(step.tunnel)]))
+                or None,
                 tap=str(step.kind) if step.kind else None,
             )
         )

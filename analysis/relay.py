@@ -24,8 +24,8 @@ BY_HELLO = "the same TLS ClientHello"
 BY_TOKEN = "the probe's token"  # noqa: S105 - words for people
 BY_REQUEST_ID = "the same request id"
 BY_FORWARDED = "X-Forwarded-For"
-BY_ORDER = "same first bytes, the only one in time at the balancer"
-BY_LINE = "same request line, the only one in time at the balancer"
+BY_ORDER = "the same first bytes, the only ones in time at the balancer"
+BY_LINE = "the same request line, the only one in time at the balancer"
 BY_CONNECTION = "the order of connections at the balancer"
 
 
@@ -93,6 +93,10 @@ class Relay:
         forwarded = self._forwarded_index()
         taken: set[tuple[int, int]] = set()
         passing = self._passing_on(backs)
+        unread: dict[int, list[Trip]] = defaultdict(list)
+        for front in self._fronts:
+            if front.hello is not None:
+                unread[front.steps[-1].addresses.src].append(front)
         found: dict[int, dict[int, tuple[Trip, str, set[int]]]] = defaultdict(dict)
         asked = [(back, request) for back in backs for request in back.requests]
         for back, request in sorted(asked, key=lambda entry: entry[1].said.at(self._clock) or 0):
@@ -100,7 +104,7 @@ class Relay:
                 identities.get(request.claims.request_id or ""), back, BY_REQUEST_ID
             )
             if tie is None and back.header is None and back.source not in passing:
-                tie = self._by_forwarded(back, request, forwarded, taken)
+                tie = self._by_forwarded(back, request, forwarded, taken) or self._by_client(request, unread)
             if tie is not None:
                 found[id(back)].setdefault(id(tie.front), (tie.front, tie.by, set()))[2].add(request.index)
         for back in backs:
@@ -156,6 +160,20 @@ class Relay:
             return None
         taken.add((id(front), asked.index))
         return Tie(front, BY_FORWARDED)
+
+    def _by_client(self, request: Request, unread: dict[int, list[Trip]]) -> Tie | None:
+        """The only encrypted connection of the client that the proxy names which was open at the time."""
+        named = address_in(request.claims.chain[-1]) if request.claims.chain else None
+        now = request.said.at(self._clock)
+        if named is None or now is None:
+            return None
+        clients = [front for front in unread.get(named, ()) if self._open_at(front, now)]
+        return Tie(clients[0], BY_FORWARDED) if len(clients) == 1 else None
+
+    def _open_at(self, trip: Trip, now: int) -> bool:
+        begun = self._first_at(trip)
+        ended = [end.time for end in trip.leg.stream.ends if end.tap in self._clock]
+        return begun is not None and begun <= now <= min(ended, default=begun + RELAY_WINDOW)
 
     def _around(self, back: Trip, request: Request, front: Trip, asked: Request) -> int | None:
         """By how many ns the one exchange encloses the other, by the proxy's clock; None where it does not."""

@@ -100,10 +100,10 @@ def _seen_by_app(outcome: Outcome, context: Context) -> str | None:
 def _named(word: Word, connection: Connection) -> str:
     """One of the addresses of the word: the client's where it is among them."""
     client = connection.chain[0].trip.source if connection.chain else connection.trip.source
-    for address in word.addresses:
-        if address_in(address) == client:
-            return address
-    return word.addresses[0]
+    addresses = [found for named in word.addresses if (found := address_in(named)) is not None]
+    if client in addresses:
+        return text(client)
+    return text(addresses[0]) if addresses else word.addresses[0]
 
 
 def _hidden_snat(outcome: Outcome) -> tuple[Snat, ...]:
@@ -212,7 +212,9 @@ def _evidence(journey: Journey) -> str:
         place = f" at {snat.node}" if snat.node else ""
         came = f"{snat.from_} became {snat.to}" if snat.from_ else f"the source is {snat.to}"
         return f"{journey.id}: {came}{place}"
-    last = journey.hops[-1]
+    last = next(
+        (hop for hop in reversed(journey.hops) if hop.evidence in {"packet", "conntrack"}), journey.hops[-1]
+    )
     return f"{journey.id}: {last.source} to {last.destination}, last seen at {last.node} ({last.point})"
 
 

@@ -31,6 +31,7 @@ class Header(enum.Enum):
     TRANSLATED = "it names an address that NAT in the cluster can have produced"
     TAKEN = "it names the client and the server went on"
     REFUSED = "it names the client and the server refused"
+    UNBELIEVED = "it names the client, and from this peer the server was seen to take no header's word"
     UNANSWERED = "it names the client, and what the server made of it was not seen"
     FORGEABLE = "it names somebody, the server took it, and its sender is not known to be a balancer"
     NO_CLIENT = "it names nobody (LOCAL or UNKNOWN)"
@@ -227,6 +228,9 @@ _CARRIED_CASES = {
 _HEADER_CASES = {
     Header.REFUSED: _unsure(
         "a PROXY header carries the client's address, and the server refused the connection"
+    ),
+    Header.UNBELIEVED: _unsure(
+        "a PROXY header carries the client's address, and the server was seen not to believe headers from this peer"
     ),
     Header.UNANSWERED: _unsure(
         "a PROXY header carries the client's address, but what the server made of it was not seen"

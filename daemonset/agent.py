@@ -4,13 +4,15 @@ The stream is daemonset/wire.py's. It begins with Hello, Topology and Taps; Read
 so traffic may begin; Bye that it ended in order.
 
 It listens on no port, writes no file, keeps nothing, and ends by itself: when the time is over, on SIGTERM or
-SIGINT, when nobody reads its output any more, or (with --lifeline) when its standard input ends.
+SIGINT, when nobody reads its output any more, or (with --lifeline) when its standard input ends, falls silent, or
+says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import math
 import os
 import signal
 import stat
@@ -31,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread for each processor
     try:
         from daemonset.capture import Capture, Options  # noqa: PLC0415 - scapy is not loaded for --help
+        from daemonset.lifeline import Lifeline  # noqa: PLC0415 - the same
         from daemonset.observation import TapKind  # noqa: PLC0415 - the same
     except ImportError as error:
         return _complain(f"{error}: install client-ip-probe[agent]", NOT_ALLOWED)
@@ -49,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _do_not_block(output)
     _reuse_memory()
     try:
-        with Capture(options, output, sys.stdin.fileno() if arguments.lifeline else None) as capture:
+        lifeline = None if arguments.lifeline is None else Lifeline(sys.stdin.fileno(), arguments.lifeline)
+        with Capture(options, output, lifeline) as capture:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda number, _: capture.stop(signal.Signals(number).name))
             capture.run()
@@ -102,7 +106,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-conntrack", dest="conntrack", action="store_false", help="do not read the kernel's NAT records"
     )
-    parser.add_argument("--lifeline", action="store_true", help="end when standard input ends")
+    parser.add_argument(
+        "--lifeline",
+        nargs="?",
+        const=math.inf,
+        type=_positive,
+        metavar="S",
+        help="end when standard input ends or, with S, when it has been silent for so many seconds",
+    )
     return parser
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from daemonset.lifeline import Lifeline, Pull
 from daemonset.node.conntrack import ConntrackError, Drained, Events, snapshot
 from daemonset.observation import NAT, Bye, Gap, Hello, Layout, Message, Ready, Tap, TapKind, Taps
 from daemonset.outbox import Outbox
@@ -108,7 +109,7 @@ class Capture:
     Raises PermissionError where packet sockets are not allowed, OSError for what else the kernel refuses.
     """
 
-    def __init__(self, options: Options, output: int, lifeline: int | None = None) -> None:
+    def __init__(self, options: Options, output: int, lifeline: Lifeline | None = None) -> None:
         self._options = options
         self._output = output
         self._lifeline = lifeline
@@ -175,15 +176,32 @@ class Capture:
         ends = None if self._options.duration is None else time.monotonic() + self._options.duration
         while self._reason is None:
             self._outbox.write_to(self._output)
-            ready = self._wait(None if ends is None else ends - time.monotonic())
+            ready = self._wait(self._patience(ends))
             if self._events is not None and self._events.fileno() in ready and self._outbox.has_room():
                 self._read_events(stream, self._events)
             if hub.error is not None:
                 raise hub.error
-            if self._lifeline in ready and not os.read(self._lifeline or 0, 4096):
-                self.stop("lifeline cut")
+            if self._lifeline is not None:
+                self._feel(stream, self._lifeline, ready)
             if ends is not None and time.monotonic() >= ends:
                 self.stop("duration over")
+
+    def _patience(self, ends: float | None) -> float | None:
+        """Seconds until something is to be done although nothing happened; None: for ever."""
+        limits = [] if ends is None else [ends - time.monotonic()]
+        if self._lifeline is not None and (silence := self._lifeline.remaining()) is not None:
+            limits.append(silence)
+        return min(limits, default=None)
+
+    def _feel(self, stream: Stream, lifeline: Lifeline, ready: set[int]) -> None:
+        """Answer a beat with our time, so that clocks can be compared; end where nobody is there any more."""
+        match pull := lifeline.feel(lifeline.descriptor in ready):
+            case Pull.NOTHING:
+                pass
+            case Pull.BEAT:
+                stream.tell(Ready(time.time_ns()))
+            case _:
+                self.stop(pull.value)
 
     def _wait(self, seconds: float | None) -> set[int]:
         """Descriptors that are ready. Raises BrokenPipeError where the reader is gone, also while idle."""
@@ -191,7 +209,7 @@ class Capture:
         poll.register(self._awake, select.POLLIN)
         poll.register(self._output, select.POLLOUT if len(self._outbox) else 0)
         if self._lifeline is not None:
-            poll.register(self._lifeline, select.POLLIN)
+            poll.register(self._lifeline.descriptor, select.POLLIN)
         if self._events is not None and self._outbox.has_room():
             poll.register(self._events.fileno(), select.POLLIN)
         ready = dict(poll.poll(None if seconds is None else max(0.0, seconds) * 1000 + 1))
@@ -226,6 +244,7 @@ class Capture:
 
     def _finish(self, stream: Stream, hub: Hub) -> None:
         """Send what still waits in sockets, the last conntrack records and counters, and say goodbye."""
+        self._lifeline = None  # one that has been cut would be felt for ever
         stream.deliver(hub.rest())
         if self._events is not None:
             self._read_events(stream, self._events)

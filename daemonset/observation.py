@@ -236,7 +236,7 @@ class Head(msgspec.Struct, frozen=True):
     raw: bytes = b""  # the PROXY header bytes as seen, at most 536 + 16
     more: tuple[HttpHead, ...] = ()  # requests pipelined behind the first in the same segment
     h2: bool = False  # an HTTP/2 connection preface (RFC 9113 §3.4) follows
-    echo: str | None = None  # of a response: the client's address in the body of what may be an echo's answer
+    echo: str | None = None  # of a response: whom the body of what may be an echo's answer calls its client
 
 
 class Interface(msgspec.Struct, frozen=True):
@@ -295,7 +295,10 @@ class Topology(msgspec.Struct, frozen=True, tag="topology"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """All taps of the beginning are open: what is sent from now on is seen."""
+    """All taps of the beginning are open: what is sent from now on is seen.
+
+    Said again, with the time, in answer to each beat of the lifeline.
+    """
 
     time: int = 0
 

@@ -28,6 +28,7 @@ from analysis.facts import Facts
 from analysis.forgery import plain_address
 from analysis.ingress import IngressRecord
 from probe import __version__
+from probe.cluster.timing import Clock
 from probe.errors import UsageError, os_error
 
 FORMAT = "client-ip-probe session"
@@ -38,7 +39,9 @@ INDEX = "session.json"
 class Meta(msgspec.Struct, frozen=True, rename="camel"):
     """What `session.json` holds.
 
-    `streams` are file names with their sizes in bytes; `created` is seconds since the epoch.
+    `streams` are file names with their sizes in bytes; `created` is seconds since the epoch. `lacks` is what streams
+    could not bring, by place, as far as they do not show it themselves. `clocks` is how far the places' clocks were
+    ahead of that of the operator, by which the times of their streams are corrected when these are read.
     """
 
     format: str = FORMAT
@@ -56,6 +59,8 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
     answers: tuple[dict[str, Any], ...] = ()
     asked: tuple[Asked, ...] = ()
     ingress: IngressRecord = IngressRecord()
+    lacks: dict[str, str] = {}
+    clocks: dict[str, Clock] = {}
 
 
 class _Header(msgspec.Struct):
@@ -108,6 +113,8 @@ class SessionFolder:
         answers: tuple[dict[str, Any], ...] = (),
         asked: tuple[Asked, ...] = (),
         ingress: IngressRecord = IngressRecord(),  # noqa: B008 - a frozen value
+        lacks: dict[str, str] | None = None,
+        clocks: dict[str, Clock] | None = None,
     ) -> Meta:
         """Mark the session as whole; nothing can be added after that."""
         self.close()
@@ -119,6 +126,8 @@ class SessionFolder:
             asked=asked,
             ingress=ingress,
             places=tuple(self._streams),
+            lacks=lacks or {},
+            clocks=clocks or {},
         )
         self._write_index(meta)
         return meta

@@ -8,30 +8,35 @@ its end. What a stream could not bring is stated in the recording: what missed s
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
+import numpy as np
 
 from analysis.asked import Asked
 from analysis.facts import Facts
 from analysis.ingress import IngressRecord
 from analysis.recording import Recording, RecordingBuilder
-from daemonset.observation import Gap, Ready, Topology
+from daemonset.observation import NAT, PACKET, Bye, Gap, Layout, Ready, Topology
 from daemonset.wire import Frame, NatRows, PacketRows, Reader, WireError
 from probe.agents.recorded import RecordedSource
-from probe.agents.source import Agent, AgentSource
+from probe.agents.source import Agent, AgentSource, PushedAgent
+from probe.cluster.timing import Clock
 from probe.errors import ProbeError, UnavailableError
 from probe.folder import Meta, SessionFolder, check_addresses, read_meta, stream_path, stream_problems
+from probe.render.escape import escape
 
 #: How long agents may take until they are ready, and until they have said goodbye, in seconds.
 READY_WITHIN = 30.0
 STOP_WITHIN = 15.0
 
 Progress = Callable[[str], None]
+Witness = Callable[[str, Frame], None]
 
 
 class Words(NamedTuple):
@@ -52,76 +57,126 @@ class Session:
 
 
 class _Follower:
-    """Reads the stream of one agent on a thread of its own: its frames, and what the stream lacks.
+    """Reads the stream of one agent: its frames, and what the stream lacks.
 
+    A stream that must be waited for is read on a thread of its own; one that comes by itself is taken as it comes.
     Frames are kept apart until all streams have ended, so that a recording does not depend on whose bytes
     came first, and is the same when it is read back.
     """
 
-    def __init__(self, agent: Agent, folder: SessionFolder | None = None) -> None:
+    def __init__(
+        self, agent: Agent | PushedAgent, folder: SessionFolder | None = None, witness: Witness | None = None
+    ) -> None:
         self.agent = agent
         self.settled = threading.Event()  # ready, or over
         self.ready = False
+        self.stopping = False
         self.failure: ProbeError | None = None
         self.lack: str | None = None
         self._frames: list[Frame] = []
         self._folder = folder
-        self._thread = threading.Thread(target=self.follow, name=f"stream of {agent.place}", daemon=True)
+        self._witness = witness
+        self._reader = Reader()
+        self._started = False
+        self._broken = False  # what comes now cannot be used
+        self._ended = threading.Event()
 
     def start(self) -> None:
-        self._thread.start()
+        """Begin to read."""
+        self._started = True
+        if isinstance(self.agent, PushedAgent):
+            self.agent.follow(self)
+            return
+        name = f"stream of {self.agent.place}"
+        threading.Thread(target=self.read, args=(self.agent,), name=name, daemon=True).start()
 
     def join(self, timeout: float) -> bool:
         """Wait for the stream's end; False where it has not come."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return not self._started or self._ended.wait(max(0.0, timeout))
 
     def complain(self, what: str) -> None:
         """State that the stream lacks something; the first complaint is nearest to the cause."""
         self.lack = self.lack or what
 
-    def follow(self) -> None:
-        """Read the stream to its end, whatever that is."""
+    def read(self, agent: Agent) -> None:
+        """Read the stream of an agent to its end, whatever that is."""
+        lack = None
         try:
-            self._read()
-        except WireError as error:
-            self.complain(str(error))
+            while not self._broken and (data := agent.read()):
+                self.take(data)
         except OSError as error:
-            self.complain(f"the stream broke off: {error.strerror or error}")
-        except ProbeError as error:  # the folder could not take it
-            self.complain(str(error))
-            self.failure = error
+            lack = f"the stream broke off: {error.strerror or error}"
         finally:
-            self.settled.set()
+            self.over(lack)
 
-    def _read(self) -> None:
-        reader = Reader()
-        while data := self.agent.read():
+    def take(self, data: bytes) -> None:
+        """The next bytes of the stream. What cannot be used is complained of, and nothing after it is taken."""
+        if self._broken:
+            return
+        try:
             if self._folder is not None:
                 self._folder.write(self.agent.place, data)
-            for frame in reader.feed(data):
-                if isinstance(frame, Topology):
-                    _check_topology(frame)
-                self._frames.append(frame)
-                if isinstance(frame, Ready):
-                    self.ready = True
-                    self.settled.set()
-        reader.finish()
+            for frame in self._reader.feed(data):
+                self._look_at(frame)
+        except WireError as error:
+            self._broken = True
+            self.complain(str(error))
+        except ProbeError as error:  # the folder could not take it
+            self._broken = True
+            self.complain(str(error))
+            self.failure = error
 
-    def pour(self, builder: RecordingBuilder) -> None:
-        """Put the stream into a recording; what was kept of it is given up."""
+    def over(self, lack: str | None) -> None:
+        """The stream has ended, with what it lacks as far as others know."""
+        if lack is not None:
+            self.complain(lack)
+        try:
+            self._reader.finish()
+        except WireError as error:
+            self.complain(str(error))
+        self.settled.set()
+        self._ended.set()
+
+    def _look_at(self, frame: Frame) -> None:
+        if isinstance(frame, Topology):
+            _check_topology(frame)
+        self._frames.append(frame)
+        if isinstance(frame, Ready):
+            self.ready = True
+            self.settled.set()
+        elif isinstance(frame, Bye) and self._witness is not None and not self.stopping:
+            self.complain(
+                f"the agent ended before the capture did: {escape(frame.reason) or 'it does not say why'}"
+            )
+        if isinstance(self.agent, PushedAgent) and not isinstance(frame, PacketRows | NatRows):
+            self.agent.heard(frame)
+        if self._witness is not None:
+            self._witness(self.agent.place, frame)
+
+    def pour(self, builder: RecordingBuilder, clock: Clock | None = None) -> None:
+        """Put the stream into a recording, its times as by our clock; what was kept of it is given up."""
         stream = builder.stream(self.agent.place)
         frames, self._frames = self._frames, []
+        ahead = clock.ahead if clock is not None else 0
         for frame in frames:
             match frame:
                 case PacketRows(rows, heads):
-                    stream.packets(rows, heads)
+                    stream.packets(_by_our_clock(rows, PACKET, ahead), heads)
                 case NatRows(rows):
-                    stream.nat(rows)
+                    stream.nat(_by_our_clock(rows, NAT, ahead))
                 case _:
                     stream.message(frame)
         stream.truncated = self.lack
+
+
+def _by_our_clock(rows: bytes, layout: Layout, ahead: int) -> bytes:
+    """Rows with their times corrected; `ahead`: how far the clock that they were made by is, in nanoseconds."""
+    if not ahead:
+        return rows
+    table = np.frombuffer(rows, dtype=layout.dtype()).copy()
+    table["time"] -= np.uint64(ahead) if ahead > 0 else np.uint64(0)
+    table["time"] += np.uint64(-ahead) if ahead < 0 else np.uint64(0)
+    return table.tobytes()
 
 
 def capture(
@@ -132,8 +187,11 @@ def capture(
     meta: Meta,
     record: Path | None = None,
     progress: Progress = lambda _: None,
+    witness: Witness = lambda _place, _frame: None,
 ) -> Session:
     """Watch everywhere while `action` runs; what it returns is kept in the session's `meta`.
+
+    `witness` is told of each frame as it arrives, on the thread that reads it.
 
     With `record`, the session is written to that folder too. Raises ProbeError where no agent could start or
     the folder could not be written; the folder then stays marked as cut off.
@@ -142,7 +200,7 @@ def capture(
     followers: list[_Follower] = []
     try:
         for agent in source.start():
-            followers.append(_Follower(agent, folder))
+            followers.append(_Follower(agent, folder, witness))
             if folder is not None:
                 folder.stream(agent.place)
         for follower in followers:
@@ -158,13 +216,20 @@ def capture(
     for follower in followers:
         if follower.failure is not None:
             raise follower.failure
+    lacks = {follower.agent.place: follower.lack for follower in followers if follower.lack}
+    clocks = _clocks(followers)
     if folder is not None:
-        finished = folder.finish(words.answers, words.asked, words.ingress)
+        finished = folder.finish(words.answers, words.asked, words.ingress, lacks, clocks)
     else:
         finished = msgspec.structs.replace(
-            meta, answers=words.answers, asked=words.asked, ingress=words.ingress
+            meta,
+            answers=words.answers,
+            asked=words.asked,
+            ingress=words.ingress,
+            lacks=lacks,
+            clocks=clocks,
         )
-    return Session(_recording(followers, [follower.agent.place for follower in followers]), facts, finished)
+    return Session(_recording(followers, clocks), facts, finished)
 
 
 def load(path: Path) -> Session:
@@ -176,12 +241,12 @@ def load(path: Path) -> Session:
     for agent in RecordedSource(present).start():
         follower = _Follower(agent)
         try:
-            follower.follow()
+            follower.read(agent)
         finally:
             agent.close()
-        if agent.place in problems:
-            follower.complain(problems[agent.place])
-        follower.pour(builder)
+        if lack := meta.lacks.get(agent.place) or problems.get(agent.place):
+            follower.lack = lack  # what was known then is nearer to the cause than what can be seen now
+        follower.pour(builder, meta.clocks.get(agent.place))
     if not meta.complete:
         builder.gaps.append(("", Gap("session", "the session was cut off while it was recorded")))
     for place in sorted(set(problems) - set(present)):
@@ -210,8 +275,9 @@ def _check_topology(topology: Topology) -> None:
 
 def _await_ready(followers: Sequence[_Follower], progress: Progress) -> None:
     progress(f"starting agents on {len(followers)} places")
+    until = time.monotonic() + READY_WITHIN
     for follower in followers:
-        follower.settled.wait(READY_WITHIN)
+        follower.settled.wait(max(0.0, until - time.monotonic()))
     for follower in followers:
         if not follower.ready:
             follower.complain("the agent was not ready when the capture began")
@@ -223,22 +289,35 @@ def _await_ready(followers: Sequence[_Follower], progress: Progress) -> None:
 
 def _stop(followers: Sequence[_Follower]) -> None:
     for follower in followers:
+        follower.stopping = True
         follower.agent.stop()
+    until = time.monotonic() + STOP_WITHIN
     for follower in followers:
-        if not follower.join(STOP_WITHIN):
+        if not follower.join(until - time.monotonic()):
             follower.complain("the agent did not end in time; what it still held is missing")
 
 
 def _close(followers: Sequence[_Follower]) -> None:
     """End every agent, whatever it does, and read what is left of its stream."""
+    until = time.monotonic() + STOP_WITHIN
     for follower in followers:
         if complaint := follower.agent.close():
             follower.complain(complaint)
-        follower.join(STOP_WITHIN)
+        follower.join(until - time.monotonic())
 
 
-def _recording(followers: Sequence[_Follower], places: Sequence[str]) -> Recording:
+def _clocks(followers: Sequence[_Follower]) -> dict[str, Clock]:
+    """The clocks that are known, by place."""
+    known = ((follower.agent.place, follower.agent) for follower in followers)
+    return {
+        place: clock
+        for place, agent in known
+        if isinstance(agent, PushedAgent) and (clock := agent.clock) is not None
+    }
+
+
+def _recording(followers: Sequence[_Follower], clocks: Mapping[str, Clock]) -> Recording:
     builder = RecordingBuilder()
     for follower in followers:
-        follower.pour(builder)
-    return builder.build(expected_nodes=tuple(places))
+        follower.pour(builder, clocks.get(follower.agent.place))
+    return builder.build(expected_nodes=tuple(follower.agent.place for follower in followers))

@@ -24,7 +24,7 @@ ALLOWED = {
 
 #: What a floor may import that is not of the standard library.
 LIBRARIES = {
-    "probe": {"typer", "rich", "msgspec", "kubernetes", "fastapi", "uvicorn", "numpy"},
+    "probe": {"typer", "rich", "msgspec", "kubernetes", "aiohttp", "fastapi", "uvicorn", "numpy"},
     "analysis": {"msgspec", "numpy", "duckdb"},
     "daemonset": {"msgspec", "numpy", "scapy", "pyroute2"},
 }
@@ -32,7 +32,7 @@ LIBRARIES = {
 #: Modules of the standard library that do input or output: none of the analysis' business.
 IMPURE = {"socket", "subprocess", "os", "pathlib", "time", "threading", "asyncio", "io", "random", "shutil"}
 
-HEAVY = ("scapy", "kubernetes", "pyroute2", "numpy", "duckdb", "fastapi", "uvicorn")
+HEAVY = ("scapy", "kubernetes", "aiohttp", "pyroute2", "numpy", "duckdb", "fastapi", "uvicorn")
 
 
 def files(floor: str) -> list[Path]:
@@ -123,7 +123,7 @@ def test_analyzing_needs_nothing_of_a_node_or_a_cluster(tmp_path: Path) -> None:
     capture = tmp_path / "empty.pcap"
     capture.write_bytes(bytes.fromhex("d4c3b2a1 0200 0400 00000000 00000000 00000400 01000000"))
     loaded = loaded_after(run_main("analyze", "--tap", f"nic:node1/eth0={capture}", "-o", "json"))
-    assert not loaded & {"scapy", "kubernetes", "pyroute2", "fastapi", "uvicorn"}
+    assert not loaded & {"scapy", "kubernetes", "aiohttp", "pyroute2", "fastapi", "uvicorn"}
     assert "duckdb" in loaded, "the analysis did not run, so this test says nothing"
 
 

@@ -13,10 +13,14 @@ from ipaddress import ip_address
 KEY = "client_host"
 _MARK = f'"{KEY}"'.encode()
 _LIMIT = 16384  # bytes of a body that are read
+_NAME_LIMIT = 64  # characters of what is no address
 
 
 def read_echo(response: bytes) -> str | None:
-    """The address in the body of the HTTP response that `response` begins with; None where there is none."""
+    """The client in the body of the HTTP response that `response` begins with; None where there is none.
+
+    An address is canonical; an application can also have taken some other text for it, which is kept as it is.
+    """
     if _MARK not in response:
         return None
     start = response.find(b"\r\n\r\n") + 4
@@ -24,12 +28,12 @@ def read_echo(response: bytes) -> str | None:
         return None
     body = _whole_object(response[start:])
     named = body.get(KEY)
-    if not isinstance(named, str):
+    if not isinstance(named, str) or not named:
         return None
     try:
         return str(ip_address(named))
     except ValueError:
-        return None
+        return named[:_NAME_LIMIT]
 
 
 def _whole_object(body: bytes) -> dict[str, object]:

@@ -64,7 +64,13 @@ def _checked_listener(listener: Listener) -> Listener:
     except TrustError as error:
         note = f"{_UNKNOWN_TRUST} port {listener.port} (line {listener.line}) believes: {error}"
         return msgspec.structs.replace(
-            listener, nginx=None, haproxy=None, ingress_nginx=None, notes=(*listener.notes, note)
+            listener,
+            nginx=None,
+            haproxy=None,
+            ingress_nginx=None,
+            envoy=None,
+            traefik=None,
+            notes=(*listener.notes, note),
         )
     return listener
 

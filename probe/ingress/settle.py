@@ -52,7 +52,7 @@ def _trusts(ingresses: Iterable[Ingress]) -> dict[tuple[Kind, int], list[bool]]:
     for ingress in ingresses:
         for each in ingress.listeners:
             plain = each.proxy_protocol is False and _believes_nobody(each.trust)
-            found[_SERVERS[ingress.kind], each.port].append(plain)
+            found[_SERVERS.get(ingress.kind, ingress.kind), each.port].append(plain)
     return found
 
 

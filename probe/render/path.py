@@ -165,13 +165,20 @@ def _print_mark(paper: Paper, story: str | None, marked: str, start: int, change
 
 
 def _print_end(paper: Paper, journey: Journey) -> None:
-    if journey.seen_by_app is not None:
-        name, place, said = _view(journey, journey.seen_by_app)
-        held, style = _held(journey)
+    if (seen := _arrived(journey)) is not None:
+        name, place, said = _view(journey, seen)
+        held, style = _held(journey, seen)
         paper.print("  ", (name, "bold"), f" ({place})" if place else "")
         paper.sentence("", f"{said}: {held}", indent=INDENT, style=style)
     if journey.verdict is Verdict.BLACKHOLED:
         paper.print(" " * INDENT, ("× ends here: nothing further on, and no answer", "bold red"))
+
+
+def _arrived(journey: Journey) -> str | None:
+    """The address that the server furthest on has for its client, or is told; None where neither is known."""
+    word = last_word(journey)
+    told = word is not None and word.point == "http-header" and journey.verdict is not Verdict.INCONCLUSIVE
+    return journey.seen_by_app or (bare(word.source) if word is not None and told else None)
 
 
 def _view(journey: Journey, seen: str) -> tuple[str, str | None, str]:
@@ -192,10 +199,10 @@ def _view(journey: Journey, seen: str) -> tuple[str, str | None, str]:
     return "application", behind or journey.endpoint, f"answers that it sees {seen}"
 
 
-def _held(journey: Journey) -> tuple[str, str]:
+def _held(journey: Journey, seen: str) -> tuple[str, str]:
     """The address that arrived, held against the client's."""
     if journey.client is None:
         return "the client's address is not known", "yellow"
-    if same_address(journey.seen_by_app or "", journey.client.address):
+    if same_address(seen, journey.client.address):
         return "the client's own address", "green"
     return "not the client's address", "bold red"

@@ -23,9 +23,11 @@ def _line(code: str, journey: Journey) -> str | None:
     application = _application(journey)
     header, field = spoken(journey, "proxy-header"), spoken(journey, "http-header")
     told = bare(field.source) if field else None
-    seen = journey.seen_by_app or "nobody"
+    seen = journey.seen_by_app or told or "another address"
     client = journey.client.address if journey.client else "the client"
     match code:
+        case "SIP501" if journey.seen_by_app is None:
+            return f"{application}: by its configuration it does not believe what {server} tells it"
         case "SIP501":
             heard = f"{server} told it {told}, and it" if told else "it"
             return f"{application}: {heard} takes {seen} for its client, the address of {server}"

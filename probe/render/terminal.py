@@ -12,7 +12,7 @@ from typing import TextIO
 from analysis.report import Finding, Journey, Path, Report, Resolved, Severity, Snat, Verdict
 from probe.render.forgeries import print_forgeries
 from probe.render.path import Columns, columns, print_path
-from probe.render.rows import last_word
+from probe.render.rows import endpoint_of, last_word
 from probe.render.servers import servers
 from probe.render.style import Paper, count
 
@@ -170,7 +170,7 @@ def _reasons(paper: Paper, journey: Journey) -> None:
     for line in journey.support:
         paper.sentence("Also", line)
     for resolved in journey.resolved:
-        _resolved(paper, resolved)
+        _resolved(paper, resolved, endpoint_of(journey))
     if journey.findings:
         paper.sentence("See ", ", ".join(journey.findings))
 
@@ -193,12 +193,14 @@ def _doubt(journey: Journey) -> str:
     return ""
 
 
-def _resolved(paper: Paper, resolved: Resolved) -> None:
-    """Whom a server would take for the client by its configuration."""
+def _resolved(paper: Paper, resolved: Resolved, endpoint: str) -> None:
+    """Whom a server would take for the client by its configuration; what listens at a port is the endpoint."""
+    named = {"port": f"{endpoint}, {resolved.server},", "application": "the application"}
+    server = named.get(resolved.server.partition(" ")[0], resolved.server)
     outcome = {True: ", as was seen", False: ", which is not what was seen", None: ""}[resolved.agrees]
     takes = f"would take {resolved.client} for the client" if resolved.client else "would name no client"
     forgeable = "; whoever reaches it directly may claim any address" if resolved.forgeable else ""
-    text = f"{resolved.server} {takes}{outcome}: {resolved.rule}{forgeable}"
+    text = f"{server} {takes}{outcome}: {resolved.rule}{forgeable}"
     paper.sentence("Conf", text, style="yellow" if resolved.agrees is False else "")
     if paper.wide:
         paper.sentence("    ", resolved.source)

@@ -287,6 +287,52 @@ def test_without_objects_a_disbelieved_header_is_still_heard() -> None:
     assert [(journey.verdict, journey.seen_by_app) for journey in journeys] == [("lost", LB)]
 
 
+def test_a_field_that_the_client_wrote_is_not_the_balancers() -> None:
+    """Through a balancer that passes bytes on, the client names itself; nobody else did."""
+    own = get(X_Forwarded_For=CLIENT)
+    onward = get(X_Real_IP=LB, X_Forwarded_For=LB)
+    assert only(behind_balancer(own, onward, own, saw=LB).report()).findings == ("SIP104",)
+
+
+def test_an_application_that_takes_something_else_than_an_address_does_not_see_the_client() -> None:
+    onward = get(X_Real_IP=CLIENT, X_Forwarded_For=f"unknown, {CLIENT}")
+    journey = only(straight(get(X_Forwarded_For="unknown"), onward, saw="unknown").report())
+    assert (journey.verdict, journey.seen_by_app) == ("lost", "unknown")
+
+
+def test_what_is_replaced_below_a_balancer_that_names_the_client_is_the_balancers_address() -> None:
+    back: Path = [
+        ("nic:node1/eth0", f"{LB}:50000", "172.30.0.11:30080"),
+        ("nic:node1/eth0", "172.30.0.11:61000", f"{INGRESS}:8080"),
+        ("pod:node2/web", "172.30.0.11:61000", f"{INGRESS}:8080"),
+    ]
+    journey = only(
+        Story(cluster("Cluster", balancer=LB)).relayed((FRONT, 11, HTTP), (back, 12, APPENDED)).report()
+    )
+    assert (journey.verdict, "SIP101" in journey.findings) == ("inconclusive", False)
+
+
+def test_tls_that_ends_at_the_balancer_is_tied_by_the_client_that_it_names() -> None:
+    onward = get(X_Real_IP=CLIENT, X_Forwarded_For=f"{CLIENT}, {CLIENT}")
+    legs = (FRONT, 11, HELLO), (BACK, 12, APPENDED), (ONWARD, 13, onward)
+    journey = only(Story(cluster("Local", balancer=LB)).relayed(*legs, response=echo(CLIENT)).report())
+    assert journey.client is not None
+    assert (journey.client.port, journey.verdict, journey.findings) == (40000, "preserved", ("SIP505",))
+
+
+def test_a_listener_that_ignored_a_header_once_is_not_taken_to_use_the_next() -> None:
+    """The second request ends at the ingress (no endpoint behind it answered); its header was taken all the same."""
+    onward = get(X_Real_IP=LB, X_Forwarded_For=LB)
+    story = Story(cluster("Local", balancer=LB)).relayed((BEHIND, 12, v1(C) + HTTP), (ONWARD, 13, onward))
+    second = [(tap, src.replace(":50000", ":50001"), dst) for tap, src, dst in BEHIND]
+    story.wait(3).connection(
+        second, isn=30, tsval=9, data=v1(C) + HTTP, response=b"HTTP/1.1 502 Bad Gateway\r\n\r\n"
+    )
+    first, then = story.report().journeys
+    assert (first.verdict, first.findings) == ("lost", ("SIP306",))
+    assert (then.verdict, "not to believe" in then.reason) == ("inconclusive", True)
+
+
 def test_an_answer_is_an_echos_only_at_the_path_of_an_echo() -> None:
     """Any body may hold a field of that name; `/debug/ip` is there for nothing else."""
     data, told = get("/sessions/7"), get("/sessions/7", X_Real_IP=CLIENT, X_Forwarded_For=CLIENT)

@@ -557,3 +557,23 @@ def test_equal_requests_at_the_same_time_are_not_taken_for_one_another() -> None
     for journey in story.report().journeys:
         if journey.verdict is Verdict.LOST:
             assert journey.client is None
+
+
+def test_a_connection_that_comes_back_to_its_node_is_told_in_the_order_of_its_translations() -> None:
+    """A pod of node1 asks node2, which forwards to an endpoint on node1: the way passes node1 twice."""
+    endpoint = f"{PODS['node1']}:8080"
+    tool, out, masked = "10.244.1.9:41000", f"{N1}:61000", f"{N2}:62000"
+    story = Story(cluster(endpoints=("node1",))).connection(
+        [
+            ("pod:node1/tool", tool, f"{N2}:30080"),
+            ("nic:node1/eth0", out, f"{N2}:30080"),
+            ("nic:node2/eth0", out, f"{N2}:30080"),
+            ("nic:node2/eth0", masked, endpoint),
+            ("nic:node1/eth0", masked, endpoint),
+            ("pod:node1/web", masked, endpoint),
+        ]
+    )
+    journey = story.journey()
+    assert [(snat.node, snat.to) for snat in journey.snat] == [("node1", out), ("node2", masked)]
+    assert [hop.node for hop in journey.hops] == ["node1", "node1", "node2", "node2", "node1", "node1"]
+    assert journey.seen_by_app == N2

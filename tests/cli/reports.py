@@ -12,7 +12,9 @@ from analysis.report import (
     Hop,
     Journey,
     Path,
+    ProxyProtocol,
     Report,
+    Resolved,
     Severity,
     Snat,
     Summary,
@@ -41,6 +43,7 @@ class Walk:
         destination: str = "",
         evidence: str = "packet",
         leg: int = 0,
+        note: str | None = None,
     ) -> Walk:
         source, destination = source or self.source, destination or self.destination
         changed = tuple(
@@ -51,7 +54,7 @@ class Walk:
             )
             if old and old != new and not (self.hops and self.hops[-1].leg != leg)
         )
-        hop = Hop(node, point, interface, source, destination, changed, evidence, self.clock, leg)
+        hop = Hop(node, point, interface, source, destination, changed, evidence, self.clock, leg, note)
         return replace(
             self, source=source, destination=destination, hops=(*self.hops, hop), clock=self.clock + 0.00025
         )
@@ -150,6 +153,76 @@ def blackholed_journey(identity: str = "j20") -> Journey:
         reason="node1 has no ready endpoint and the policy is Local, so node1 dropped the SYN",
         answered=False,
         shape="blackholed-1",
+    )
+
+
+def chained_journey(
+    identity: str = "j30", *, told: str = "192.0.2.10", answered: str | None = "10.244.2.3"
+) -> Journey:
+    """Client → balancer → ingress → application, with a PROXY header, a field of the request and an answer.
+
+    `told` is whom the ingress names to the application, `answered` whom the application says it sees (None: it says
+    nothing).
+    """
+    walk = (
+        Walk("192.0.2.10:40112", "192.0.2.80:443")
+        .at("client1", "client", "eth0")
+        .at("lb", "lb", "eth0")
+        .at(
+            "lb", "lb", "eth0", leg=1,
+            source="192.0.2.80:50001", destination="172.30.0.12:30081", note="tied by PROXY header",
+        )
+        .at("node2", "nic", "eth0", leg=1)
+        .at("node2", "bridge", "cni0", leg=1, destination="10.244.2.3:8081")
+        .at("node2", "veth", "veth1", leg=1)
+        .at("node2", "pod", "eth0", leg=1)
+    )  # fmt: skip
+    header = replace(walk, source="192.0.2.10:40112", destination="192.0.2.80:443").at(
+        "node2", "proxy-header", "eth0", evidence="header", leg=1, note="PROXY v2"
+    )
+    onward = (
+        replace(header, source="10.244.2.3:33333", destination="10.244.3.9:8000")
+        .at("node2", "pod", "eth0", leg=2, note="tied by the same request id")
+        .at("node3", "nic", "eth0", leg=2)
+        .at("node3", "pod", "eth0", leg=2)
+    )
+    said = [(told, "http-header", "node2", "header", "by the same request id")]
+    if answered is not None:
+        said.append((answered, "app", "node3", "log", "by the application's answer"))
+    hops = onward.hops + tuple(
+        Hop(node, point, None, f"{named}:0", "10.244.3.9:8000", (), evidence, START, 2, by)
+        for named, point, node, evidence, by in said
+    )
+    kept = (answered or told) == "192.0.2.10"
+    return Journey(
+        id=identity,
+        protocol="tcp",
+        client=Client("192.0.2.10", 40112),
+        verdict=Verdict.PRESERVED if kept else Verdict.LOST,
+        confidence="high" if answered else "medium",
+        seen_by_app=answered,
+        hops=hops,
+        snat=(),
+        cross_node=None,
+        proxy_protocol=ProxyProtocol(2, "PROXY", "192.0.2.10:40112", "192.0.2.80:443"),
+        findings=("SIP301",) if kept else ("SIP501",),
+        service="default/web",
+        reason="what the last server that was heard said of the client decided",
+        endpoint="default/ingress-1",
+        answered=True,
+        shape=f"chained-{told}-{answered}",
+        requests=2,
+        support=("SIP501: the log of nginx says peer not trusted (ingress.log:3)",),
+        resolved=(
+            Resolved(
+                server="port 8081",
+                client="192.0.2.10",
+                rule="the peer is in set_real_ip_from",
+                source="https://nginx.org/en/docs/http/ngx_http_realip_module.html",
+                forgeable=True,
+                agrees=told == "192.0.2.10",
+            ),
+        ),
     )
 
 

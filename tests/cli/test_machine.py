@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from analysis.report import ProxyProtocol
 from probe.render.machine import to_json, to_jsonl, to_yaml
-from tests.cli.reports import MASQUERADED, lost_journey, preserved_journey, report
+from tests.cli.reports import MASQUERADED, chained_journey, lost_journey, preserved_journey, report
 
 #: The stable core; more fields may stand beside these.
 REPORT = {"schemaVersion", "capture", "summary", "journeys", "findings"}
@@ -49,6 +49,19 @@ def test_the_json_has_the_keys_of_the_contract() -> None:
     assert preserved["crossNode"] is None
     assert preserved["proxyProtocol"] is None
     assert all(finding.keys() >= FINDING for finding in value["findings"])
+
+
+def test_the_json_tells_what_rests_on_servers_words() -> None:
+    value = json.loads(to_json(report(chained_journey(), findings=(MASQUERADED,))))
+    [journey] = value["journeys"]
+    assert journey["requests"] == 2
+    assert journey["support"] == ["SIP501: the log of nginx says peer not trusted (ingress.log:3)"]
+    assert journey["resolved"][0].keys() == {"server", "client", "rule", "source", "forgeable", "agrees"}
+    assert value["findings"][0]["confidence"] == "high"
+    points = [hop["point"] for hop in journey["hops"]]
+    assert points[-2:] == ["http-header", "app"]
+    assert journey["hops"][-1]["source"] == "10.244.2.3:0", "a word without a port keeps its form ip:port"
+    assert next(hop["note"] for hop in journey["hops"] if hop["leg"] == 1) == "tied by PROXY header"
 
 
 def test_json_lines_hold_the_same_one_object_a_line() -> None:

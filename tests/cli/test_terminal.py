@@ -12,13 +12,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.report import Client, Finding, Journey, Report, Severity, Snat, Verdict
+from analysis.report import (
+    Client,
+    Finding,
+    Forged,
+    Forgery,
+    Hop,
+    Journey,
+    Report,
+    Resolved,
+    Severity,
+    Snat,
+    Verdict,
+)
 from probe.render.escape import escape, plain
 from probe.render.terminal import PATHS_SHOWN, to_text
 from tests.cli.reports import (
     MASQUERADED,
     Walk,
     blackholed_journey,
+    chained_journey,
     lost_journey,
     preserved_journey,
     report,
@@ -137,6 +150,165 @@ def test_many_paths_are_counted_not_shown() -> None:
     assert "and 5 more paths of 5 connections" in text
 
 
+# ── journeys of several connections ─────────────────────────────────────────────────────────────────────────
+
+
+def told(text: str) -> str:
+    """A page as one line, for sentences that are wrapped."""
+    return " ".join(text.split())
+
+
+def test_a_chain_on_80_columns() -> None:
+    text = to_text(report(chained_journey(), chained_journey("j31", answered=None)), Stream(), width=80)
+    compare("chain-80", text)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_chain_wide_shows_every_hop() -> None:
+    text = to_text(report(chained_journey()), Stream(), width=80, wide=True)
+    compare("chain-wide", text)
+    seen = [hop for hop in chained_journey().hops if hop.point not in {"proxy-header", "http-header", "app"}]
+    assert sum(line.rstrip().endswith(" packet") for line in text.splitlines()) == len(seen)
+
+
+def test_connections_are_told_apart_and_by_what_they_were_tied() -> None:
+    text = told(to_text(report(chained_journey()), Stream(), width=200))
+    assert "─ connection 1 client1 → lb " in text
+    assert "─ connection 2 lb → default/ingress-1, tied by PROXY header " in text
+    assert "─ connection 3 default/ingress-1 → 10.244.3.9:8000, tied by the same request id " in text
+
+
+def test_a_journey_of_one_connection_needs_no_numbers() -> None:
+    assert "connection 1" not in to_text(report(lost_journey()), Stream(), width=80)
+
+
+def test_what_a_header_says_stands_where_it_arrived() -> None:
+    text = to_text(report(chained_journey()), Stream(), width=80)
+    order = ["bridge", "PROXY header  names", "─ connection 3", "HTTP header   names", "  application"]
+    assert sorted(order, key=text.index) == order
+
+
+def test_an_address_of_a_field_has_no_port() -> None:
+    text = to_text(report(chained_journey()), Stream(), width=100, wide=True)
+    assert "names 192.0.2.10, the client" in told(text)
+    assert not re.search(r":0\b", text)
+
+
+def test_the_same_address_on_several_interfaces_of_a_node_is_one_line() -> None:
+    lines = to_text(report(lost_journey()), Stream(), width=80).splitlines()
+    assert [line.split()[:3] for line in lines if "bridge" in line] == [["bridge,", "veth,", "pod"]]
+    assert sum("nic eth0" in line for line in lines) == 3, "where it enters and leaves nodes stays"
+
+
+def test_a_change_is_never_folded_away() -> None:
+    walk = (
+        Walk("192.0.2.10:50112", "172.30.0.12:30081")
+        .at("node2", "bridge", "cni0")
+        .at("node2", "veth", "veth1", source="10.244.2.1:1024")
+        .at("node2", "pod", "eth0")
+    )
+    lines = to_text(
+        report(msgspec.structs.replace(lost_journey(), hops=walk.hops)), Stream(), width=80
+    ).splitlines()
+    marks = next(number for number, line in enumerate(lines) if "^" in line)
+    assert lines[marks - 1].split()[:2] == ["veth", "veth1"]
+
+
+@pytest.mark.parametrize(
+    ("code", "answered", "who"),
+    [
+        (
+            "SIP501",
+            "10.244.2.3",
+            "the application at 10.244.3.9:8000: default/ingress-1 told it 192.0.2.10, and it takes 10.244.2.3",
+        ),
+        (
+            "SIP501",
+            None,
+            "the application at 10.244.3.9:8000: by its configuration it does not believe what",
+        ),
+        ("SIP502", None, "default/ingress-1: a field of the request names 192.0.2.10, and it takes its peer"),
+        ("SIP503", None, "default/ingress-1: a field of the request named 192.0.2.10, and it wrote"),
+        ("SIP504", "203.0.113.7", "the application at 10.244.3.9:8000: it believed 203.0.113.7"),
+        ("SIP504", "192.0.2.10", "default/ingress-1: it believed 192.0.2.10"),
+        ("SIP305", None, "default/ingress-1: it took the client's own PROXY header"),
+        ("SIP306", None, "default/ingress-1: it took the PROXY header, and names 192.0.2.10 all the same"),
+        ("SIP302", None, "default/ingress-1: it refused the PROXY header"),
+        ("SIP307", None, "default/ingress-1: it closed the connection without a byte"),
+        ("SIP311", None, "default/ingress-1: it was sent more than one PROXY header"),
+    ],
+)
+def test_the_server_that_did_it_is_named(code: str, answered: str | None, who: str) -> None:
+    journey = msgspec.structs.replace(chained_journey(answered=answered), findings=(code,))
+    assert f"Who {who}" in told(to_text(report(journey), Stream(), width=120))
+
+
+def test_what_the_application_makes_of_what_it_is_told_is_left_open() -> None:
+    text = to_text(report(chained_journey(answered=None)), Stream(), width=120)
+    assert "is told 192.0.2.10: the client's own address" in text
+    assert "confidence is medium: what the application makes of what it is told was not heard" in text
+    assert "sees 192.0.2.10" not in text
+
+
+def test_an_inconclusive_journey_is_not_said_to_be_seen() -> None:
+    journey = msgspec.structs.replace(
+        preserved_journey(), verdict=Verdict.INCONCLUSIVE, reason="a field of the request names another"
+    )
+    text = to_text(report(journey), Stream(), width=80)
+    assert "is asked by 192.0.2.10: the client's own address" in text
+    assert "sees 192.0.2.10" not in text
+
+
+def test_a_word_out_of_a_log_says_which() -> None:
+    *others, answer = chained_journey().hops
+    logged = Hop(*msgspec.structs.astuple(answer)[:1], "log", *msgspec.structs.astuple(answer)[2:])
+    logged = msgspec.structs.replace(logged, note="by the log of uvicorn (app.log:7)")
+    text = told(
+        to_text(
+            report(msgspec.structs.replace(chained_journey(), hops=(*others, logged))), Stream(), width=120
+        )
+    )
+    assert "sees 10.244.2.3, by the log of uvicorn (app.log:7): not the client's address" in text
+
+
+def test_what_configuration_and_log_say_is_shown() -> None:
+    text = told(to_text(report(chained_journey(told="192.0.2.80")), Stream(), width=80))
+    assert "Also SIP501: the log of nginx says peer not trusted (ingress.log:3)" in text
+    assert (
+        "Conf default/ingress-1, port 8081, would take 192.0.2.10 for the client, which is not what was seen: "
+        "the peer is in set_real_ip_from; whoever reaches it directly may claim any address"
+    ) in text
+
+
+def test_a_finding_that_other_faults_look_like_says_so() -> None:
+    doubtful = msgspec.structs.replace(MASQUERADED, confidence="medium")
+    text = told(to_text(report(lost_journey(), findings=(doubtful,)), Stream(), width=80))
+    assert "Sure confidence is medium: other faults look the same; --ingress-log or --ingress-config" in text
+    assert "Sure" not in to_text(report(lost_journey(), findings=(MASQUERADED,)), Stream(), width=80)
+
+
+def test_requests_of_one_connection_are_counted() -> None:
+    text = to_text(report(chained_journey(), chained_journey("j31")), Stream(), width=80)
+    assert "shown is the first of them, with 2 requests" in text
+    assert "· 2 requests" in told(to_text(report(chained_journey()), Stream(), width=80))
+
+
+def test_a_path_names_its_findings() -> None:
+    text = told(to_text(mixed(), Stream(), width=80))
+    assert "See SIP101" in text
+    assert "See SIP201" in text
+
+
+def test_why_nothing_is_known_of_a_forged_claim_is_shown() -> None:
+    unknown = [
+        Forgery(claim, "203.0.113.7", Forged.UNKNOWN, 1, 0, (f"192.0.2.10:4 → 192.0.2.80:443: {why}",))
+        for claim, why in (("forwarded", "status 404"), ("x-real-ip", "timeout"))
+    ]
+    made = msgspec.structs.replace(report(preserved_journey()), forgeries=tuple(unknown))
+    text = told(to_text(made, Stream(), width=80))
+    assert "not known forwarded, x-real-ip Seen 192.0.2.10:4 → 192.0.2.80:443: status 404" in text
+
+
 # ── colour ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -169,6 +341,11 @@ def poisoned(text: str) -> Report:
         Walk(text, text).at(text, text, text).at(text, text, text, source=text + "x", destination=text + "y")
     )
     hops = tuple(msgspec.structs.replace(hop, note=text) for hop in walk.hops)
+    hops += (msgspec.structs.replace(hops[0], leg=1, note=f"tied by {text}"),)
+    hops += tuple(
+        msgspec.structs.replace(hops[0], point=point, leg=leg)
+        for point, leg in (("proxy-header", 0), ("http-header", 1), ("app", 1), ("log", 1), ("log", 1))
+    )
     journey = Journey(
         id=text,
         protocol=text,
@@ -180,15 +357,18 @@ def poisoned(text: str) -> Report:
         snat=(Snat(text, text, text, text, text),),
         cross_node=None,
         proxy_protocol=None,
-        findings=(text,),
+        findings=(text, "SIP501", "SIP502", "SIP503", "SIP504", "SIP305", "SIP306", "SIP302"),
         service=text,
         reason=text,
         endpoint=text,
         shape=text,
+        support=(text,),
+        resolved=(Resolved(text, text, text, text, True, False),),
     )
-    finding = Finding(text, Severity.ERROR, text, text, text, text, (text,))
+    finding = Finding(text, Severity.ERROR, text, text, text, text, (text,), confidence=text)
     made = report(journey, findings=(finding,), reasons=(text,))
-    return msgspec.structs.replace(made, title=text, service=text)
+    forgeries = tuple(Forgery(text, text, outcome, 2, 1, (text,)) for outcome in Forged)
+    return msgspec.structs.replace(made, title=text, service=text, forgeries=forgeries)
 
 
 @pytest.mark.parametrize("width", [24, 80, 200])

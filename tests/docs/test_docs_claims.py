@@ -1,4 +1,4 @@
-"""What docs/captures.md says that each verdict needs: so much is enough, and less is not."""
+"""What docs/captures.md and docs/chain.md say that each conclusion needs: so much is enough, and less is not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import pytest
 
 from analysis.facts import Facts
 from analysis.report import Verdict
-from tests.analysis.story import CLIENT, NODES, PODS, Story, cluster
+from tests.analysis.story import CLIENT, HTTP, NODES, PODS, Story, cluster
+from tests.analysis.test_chain import APPENDED, BACK, FRONT, HELLO, ONWARD, behind_balancer, get
+from tests.analysis.test_stories import v1
 
 Path = list[tuple[str, str, str]]
 
@@ -101,3 +103,50 @@ def test_blackholed_needs_the_ways_out_and_a_repetition(also: str, attempts: int
         story.syn([("nic:node2/eth0", C, ASKED)], isn=7_000, tsval=1_000 + attempt * 1_000).wait(1)
     (journey,) = story.report().journeys
     assert journey.verdict is verdict
+
+
+TOKEN, IDENTITY = get(X_Probe_Token="4f2a"), get(X_Request_Id="9b1c")
+
+
+@pytest.mark.parametrize(
+    ("came", "went", "by"),
+    [
+        (HTTP, v1(C) + HTTP, "PROXY header"),
+        (HELLO, HELLO, "the same TLS ClientHello"),
+        (TOKEN, get(X_Probe_Token="4f2a", Via="1.1 lb"), "the probe's token"),
+        (IDENTITY, get(X_Request_Id="9b1c", Via="1.1 lb"), "the same request id"),
+        (HTTP, APPENDED, "X-Forwarded-For"),
+        (HTTP, HTTP, "the same first bytes, the only ones in time at the balancer"),
+        (get(), get(X_Real_IP=CLIENT), "the same request line, the only one in time at the balancer"),
+        (HTTP, v1(C)[:20], "the order of connections at the balancer"),
+    ],
+)
+def test_what_ties_two_connections(came: bytes, went: bytes, by: str) -> None:
+    journeys = behind_balancer(went, None, front=came).report().journeys
+    notes = [hop.note for journey in journeys for hop in journey.hops if hop.leg == 1]
+    assert notes[:1] == [f"tied by {by}"]
+
+
+def test_where_two_could_be_the_one_before_none_is_taken() -> None:
+    other = [(tap, source.replace(":40000", ":40001"), asked) for tap, source, asked in FRONT]
+    story = Story(cluster("Local", balancer=FRONT[1][2].partition(":")[0]))
+    story.relayed((FRONT, 11, HTTP), (other, 21, HTTP), (BACK, 12, HTTP))
+    assert not any("tied by" in (hop.note or "") for each in story.report().journeys for hop in each.hops)
+
+
+@pytest.mark.parametrize(
+    ("came", "told", "by"),
+    [
+        (TOKEN, get(X_Probe_Token="4f2a", X_Real_IP=CLIENT), "the probe's token"),
+        (IDENTITY, get(X_Request_Id="9b1c", X_Real_IP=CLIENT), "the same request id"),
+        (get(), get(X_Real_IP=CLIENT), "the addresses named in it, and time"),
+        (get(), get(X_Real_IP="198.51.100.66"), None),  # nobody that it can have taken for its client
+        (get(), get("/other", X_Real_IP=CLIENT), None),  # another request
+    ],
+)
+def test_how_the_ingress_is_followed(came: bytes, told: bytes, by: str | None) -> None:
+    path = [("client:c/eth0", C, ASKED), *kept()[1:]]
+    story = Story(cluster("Local")).relayed((path, 11, came), (ONWARD, 13, told))
+    (journey,) = story.report().journeys
+    notes = [hop.note for hop in journey.hops if hop.point == "http-header"]
+    assert notes == ([f"by {by}"] if by else [])

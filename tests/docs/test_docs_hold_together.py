@@ -17,6 +17,7 @@ from probe.decode_answer import Answer, Seen
 from probe.errors import ExitCode
 from probe.folder import Meta
 from probe.lab import scenario
+from probe.render.rows import SAID
 from tests.docs.documents import DOCUMENTS, REPOSITORY, anchors, inline_code, links, names, prose, table
 
 ROOTS = ("probe", "analysis", "daemonset", "tests", "bench", "docs", ".ci")
@@ -79,7 +80,7 @@ def test_findings_that_are_named_exist(name: str) -> None:
 
 def test_the_words_are_those_of_the_code() -> None:
     words = "\n".join(map(" ".join, table(DOCUMENTS["docs/architecture.md"], "The words")))
-    for word in (*observation.TapKind, *report.Verdict):
+    for word in (*observation.TapKind, *report.Verdict, *SAID, "dnat"):
         assert f"`{word}`" in words
 
 
@@ -100,6 +101,7 @@ def test_exit_codes_are_those_of_the_code() -> None:
         report.Snat,
         report.CrossNode,
         report.ProxyProtocol,
+        report.Resolved,
         report.Finding,
         report.Path,
         report.Forgery,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from probe.lab.plan import PEER_HEADER, POD_HEADER
 ASKER = Path(__file__).with_name("asker.py")
 
 Wish = dict[str, Any]
+
+#: Source ports, each used once: the kernel picks from so few that every sixth recording would use one twice, and then
+#: NAT may rewrite the port of the second connection. What comes of that is tested on purpose (test_field_ports.py).
+PORTS = itertools.cycle(range(33_000, 61_000))
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ def start_asking(lab: Lab, place: str, rounds: list[list[Wish]]) -> LabProcess:
     process = lab.spawn(place, argv, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     assert process.stdin is not None
     with process.stdin:
-        process.stdin.write(json.dumps(rounds).encode())
+        with_ports = [[{"from_port": next(PORTS)} | wish for wish in wishes] for wishes in rounds]
+        process.stdin.write(json.dumps(with_ports).encode())
     return process
 
 

@@ -56,7 +56,7 @@ def judge(
 
 def differences(report: Report, expected: Iterable[Expected]) -> list[str]:
     """Every difference, in words; requests of one client port are taken in order of time."""
-    wanted = list(expected)
+    wanted = sorted(expected, key=lambda entry: entry.told.started)
     found = _by_client(report)
     complaints = []
     if len(report.journeys) != len(wanted):

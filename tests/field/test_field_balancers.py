@@ -191,7 +191,7 @@ def believe_everybody(lab: Lab) -> None:
 def test_a_header_preserves_the_client_although_policy_cluster_replaces_the_balancer(tmp_path: Path) -> None:
     with Lab.start(balanced("v2", "Cluster", ("node1", "node2"), application=True), "nftables") as lab:
         believe_everybody(lab)
-        with Watch(lab, tmp_path / "a", usual_taps(lab)) as watch:
+        with Watch(lab, tmp_path / "a", usual_taps(lab), snap=2000) as watch:
             told = ask(lab, "client1", CLIENT, *[BALANCED] * 4)
         objects = lab.objects()
     assert {each.seen for each in told} == {CLIENT}

@@ -24,6 +24,7 @@ from tests.field.asking import run
 
 PATIENCE = 20.0
 ETHERNET_HEADER = 14
+BUFFER = 4096  # KiB of each tap's ring: on a busy machine tcpdump may not run for seconds
 
 #: Opens every named network namespace of the lab, and hands the descriptors out through its stdout.
 _HAND_OUT = """
@@ -177,7 +178,7 @@ class Watch:
             "-Z",
             "root",
         ]
-        argv += ["-i", tap.device, "-s", str(self.snap), "-w", "-", *tap.options]
+        argv += ["-i", tap.device, "-B", str(BUFFER), "-s", str(self.snap), "-w", "-", *tap.options]
         words = (self.folder / f"{tap.file}.words").open("w+b")
         with (self.folder / tap.file).open("wb") as sink:
             process = subprocess.Popen(
@@ -190,17 +191,24 @@ class Watch:
     ) -> None:
         try:
             if error is None:
+                self._list_connections()
                 for process, words in self._running:
                     _await_drained(process, words)
         finally:
-            for process, words in self._running:
+            for process, _ in self._running:
                 process.terminate()
+            for process, _ in self._running:
                 process.wait(PATIENCE)
+            losses = [_losses(tap, words) for tap, (_, words) in zip(self.taps, self._running, strict=False)]
+            for _, words in self._running:
                 words.close()
-        if error is None:
-            for node in self.lab.plan.nodes:
-                listed = "".join(self._conntrack(node.name, family) for family in self.lab.plan.families)
-                (self.folder / f"conntrack-{node.name}.txt").write_text(listed)
+        assert error is not None or not any(losses), f"packets are missing: {[each for each in losses if each]}"
+
+    def _list_connections(self) -> None:
+        """At once: the kernel forgets a connection that was reset after 10 s (nf_conntrack_tcp_timeout_close)."""
+        for node in self.lab.plan.nodes:
+            listed = "".join(self._conntrack(node.name, family) for family in self.lab.plan.families)
+            (self.folder / f"conntrack-{node.name}.txt").write_text(listed)
 
     def _conntrack(self, node: str, family: str) -> str:
         extended = ("-o", "extended") if self.extended else ()
@@ -226,12 +234,22 @@ def _await(
 def _await_drained(process: subprocess.Popen[bytes], words: IO[bytes]) -> None:
     """Until tcpdump has written what the kernel has for it (SIGUSR1 makes it tell both numbers)."""
     deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+    while True:
         start = words.seek(0, os.SEEK_END)
         process.send_signal(signal.SIGUSR1)
-        found = _await(process, words, rb"(\d+) packets? captured.*?(\d+) packets? received", start)
+        found = _await(process, words, rb"(\d+) packets? captured.*?(\d+) packets? received.*?\n", start)
         if int(found[1]) >= int(found[2]):
             return
+        assert time.monotonic() < deadline, f"tcpdump does not keep up: {found[0].decode()}"
+
+
+def _losses(tap: Watched, words: IO[bytes]) -> str:
+    """What tcpdump says in the end about packets that it did not get; "" for none."""
+    words.seek(0)
+    said = words.read()
+    told = re.findall(rb"(\d+) packets? dropped by (?:kernel|interface)", said)
+    assert told, f"tcpdump at {tap.name} ended without its counts: {said!r}"
+    return f"{tap.name}: {said.decode()}" if any(int(count) for count in told) else ""
 
 
 def _namespace_name(lab: Lab, place: str) -> str:

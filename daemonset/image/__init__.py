@@ -1,0 +1,1 @@
+"""How the agent's image is put together. None of it is in the image."""

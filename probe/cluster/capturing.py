@@ -1,0 +1,289 @@
+"""One capture on a cluster, from what was asked for to the report: look, install, watch, take away, judge.
+
+    gather facts ─▶ place pods ─▶ wait for them ─▶ follow their agents ─▶ take all away ─▶ judge
+
+Whatever happens after the first object was created, everything is taken away again: an error, Ctrl-C, SIGTERM. What
+not even that can do (a kill, a machine that loses power) is left to the lifeline for agents, and to
+`probe cleanup` for objects.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.analyze import analyze
+from analysis.asked import Asked
+from analysis.facts import Service
+from analysis.ingress import IngressRecord
+from analysis.report import Report
+from probe.agents.kubernetes import SILENCE, KubernetesSource
+from probe.cluster.cleanup import Item, Leftover, await_gone, find, items_of, request_removal
+from probe.cluster.client import Api
+from probe.cluster.counting import Counts
+from probe.cluster.durations import age_text
+from probe.cluster.installation import WAIT, Placed, Roll, await_pods, install, obituary
+from probe.cluster.interrupts import Terminated, deferred
+from probe.cluster.lister import ForbiddenError, Json
+from probe.cluster.resolve import Gathered, gather
+from probe.cluster.resources import DAEMON_SETS, NODES
+from probe.cluster.selection import Selection
+from probe.errors import UnavailableError
+from probe.folder import Meta
+from probe.manifests import IMAGE, installation, session_name
+from probe.session import Session, Words, capture
+
+#: Seconds to watch for, bytes of observations to take, and connections to follow, unless told otherwise.
+DURATION = 30.0
+MAX_BYTES = 1 << 30
+MAX_FLOWS = 1_000_000
+
+_TELL_EVERY = 2.0  # seconds
+_TICK = 0.2
+_GONE_WITHIN = 60.0
+
+Progress = Callable[[str], None]
+Asking = Callable[[Callable[[Asked], None]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a person wants: what to watch, for how long, where, and what becomes of it."""
+
+    selection: Selection
+    duration: float = DURATION
+    nodes: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+    image: str = IMAGE
+    keep: bool = False
+    record: Path | None = None
+    wait: float = WAIT
+    max_bytes: int = MAX_BYTES
+    max_flows: int = MAX_FLOWS
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Where words go: what is going on, and what stays to be read."""
+
+    progress: Progress
+    note: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that is known before anything is touched."""
+
+    session: str
+    gathered: Gathered
+    nodes: tuple[Json, ...]
+    objects: tuple[Json, ...]
+    ports: tuple[int, ...]
+
+
+def prepare(api: Api, wish: Wish, told: Told) -> Prepared:
+    """Read the cluster and make the objects of the installation. Raises UnavailableError."""
+    told.progress(f"reading {wish.selection} in the context {api.context}")
+    gathered = gather(api, wish.selection)
+    for remark in gathered.remarks:
+        told.note(f"· {remark}")
+    session = secrets.token_hex(4)
+    objects = installation(
+        session,
+        image=wish.image,
+        nodes=wish.nodes,
+        kubernetes=api.version(),
+        openshift=api.serves("security.openshift.io"),
+    )
+    nodes = _wanted_nodes(api.find(NODES), wish.nodes)
+    return Prepared(session, gathered, nodes, tuple(objects), watched_ports(gathered, wish.ports))
+
+
+def run(
+    api: Api,
+    wish: Wish,
+    prepared: Prepared,
+    told: Told,
+    *,
+    asking: Asking | None,
+    ingress: Callable[[], IngressRecord],
+) -> Report:
+    """Capture and judge. Raises UnavailableError; KeyboardInterrupt where it was given up."""
+    _tell_leftovers(api, told)
+    with _installed(api, wish, prepared, told) as (where, roll):
+        for node, why in roll.missing.items():
+            told.note(f"· no agent on {node}: {why}")
+        session = _watch(api, wish, prepared, told, where, roll, asking, ingress)
+    told.progress("judging")
+    return analyze(
+        session.recording,
+        session.facts,
+        asked=session.meta.asked,
+        ingress=session.meta.ingress,
+        service=session.meta.service,
+        title=session.meta.title,
+    )
+
+
+def watched_ports(gathered: Gathered, only: Sequence[int]) -> tuple[int, ...]:
+    """The ports that agents look at, on every side of NAT.
+
+    With `only`, those that belong to these: a port, node port or target port of the Service stands for the others of
+    the same entry; a port that is none of the Service's (a balancer's own) is watched beside them.
+    """
+    if not only:
+        return gathered.ports
+    groups = _entries(gathered.service)
+    chosen = [group for group in groups if group & set(only)]
+    return tuple(sorted(set(only).union(*chosen)))
+
+
+def _entries(service: Service) -> list[set[int]]:
+    """The numbers of each port of a Service: its own, its node port's, its endpoints'."""
+    return [
+        {port.port, port.node_port}.union(
+            endpoint.port
+            for endpoint in service.endpoints
+            if endpoint.port_name == port.name and endpoint.protocol == port.protocol
+        )
+        - {0}
+        for port in service.ports
+    ]
+
+
+def _wanted_nodes(nodes: Sequence[Json], names: Sequence[str]) -> tuple[Json, ...]:
+    """All nodes, or those that are named. Raises UnavailableError where there is no such node."""
+    there = {str(node["metadata"]["name"]): node for node in nodes}
+    if unknown := [name for name in names if name not in there]:
+        some = ", ".join(list(there)[:10]) + (" …" if len(there) > 10 else "")
+        raise UnavailableError(f"the cluster has no node {', '.join(unknown)}; it has {some}")
+    return tuple(there[name] for name in names) if names else tuple(nodes)
+
+
+def _tell_leftovers(api: Api, told: Told) -> None:
+    """Say what earlier sessions left running."""
+    try:
+        left = find(api, (DAEMON_SETS,))
+    except ForbiddenError:
+        return  # who may not look is told when it comes to installing
+    for each in left:
+        told.note(f"· {describe(each)}; if that session is over, `probe cleanup` removes it")
+
+
+def describe(left: Leftover) -> str:
+    """One line about what a session has on the cluster."""
+    return f"session {left.session}, {age_text(left.age)} old, has agents in namespace {left.namespaces}"
+
+
+@contextmanager
+def _installed(api: Api, wish: Wish, prepared: Prepared, told: Told) -> Iterator[tuple[Placed, Roll]]:
+    """The agents' pods, for as long as they are needed."""
+    items = items_of(prepared.objects)
+    try:
+        told.progress(f"placing agents on {len(prepared.nodes)} nodes, session {prepared.session}")
+        where = install(api, prepared.objects)
+        roll = await_pods(api, where, prepared.nodes, told.progress, wish.wait)
+        yield where, roll
+    finally:
+        if wish.keep:
+            told.note(
+                f"· kept on the cluster: session {prepared.session} in namespace {session_name(prepared.session)}; "
+                "`probe cleanup` removes it"
+            )
+        else:
+            _take_away(api, items, told)
+
+
+def _take_away(api: Api, items: Sequence[Item], told: Told) -> None:
+    """Delete, whatever signals come; wait until all is gone, unless interrupted. What stays is said."""
+    told.progress("taking the agents away")
+    with deferred():
+        troubles = request_removal(api, list(reversed(items)))
+    try:
+        troubles += await_gone(api, items, _GONE_WITHIN) if not troubles else []
+    except KeyboardInterrupt:
+        told.note("· not waiting until everything is gone; `probe cleanup` tells what is still there")
+    for trouble in troubles:
+        told.note(f"· left on the cluster: {trouble}; `probe cleanup` tries again")
+
+
+def _watch(
+    api: Api,
+    wish: Wish,
+    prepared: Prepared,
+    told: Told,
+    where: Placed,
+    roll: Roll,
+    asking: Asking | None,
+    ingress: Callable[[], IngressRecord],
+) -> Session:
+    """Follow the agents for as long as is wanted."""
+    gathered = prepared.gathered
+    meta = Meta(
+        title=f"{wish.selection}, context {api.context}",
+        service=gathered.service.key,
+        proxy_mode=gathered.facts.proxy_mode,
+        facts=gathered.facts,
+    )
+    counts = Counts(wish.max_flows)
+    source = KubernetesSource(
+        api,
+        where,
+        roll,
+        command=lambda node: agent_command(node, prepared.ports),
+        obituary=lambda node: obituary(api, where.namespace, roll.pods[node], node),
+    )
+
+    def action() -> Words:
+        asked: list[Asked] = []
+        try:
+            if asking is not None:
+                asking(asked.append)
+            _wait(wish, source, counts, told)
+        except Terminated:
+            raise
+        except KeyboardInterrupt:
+            told.progress("ending the capture; Ctrl-C again gives up")
+        return Words((), tuple(asked), gathered.ingress.plus(ingress()))
+
+    try:
+        return capture(
+            source,
+            action,
+            facts=gathered.facts,
+            meta=meta,
+            record=wish.record,
+            progress=told.progress,
+            witness=counts.take,
+        )
+    finally:
+        source.close()
+
+
+def _wait(wish: Wish, source: KubernetesSource, counts: Counts, told: Told) -> None:
+    """Watch until the time is over, or a limit is reached."""
+    now = time.monotonic()
+    ends, tell = now + wish.duration, now
+    asleep = threading.Event()
+    while (now := time.monotonic()) < ends:
+        if source.received > wish.max_bytes:
+            told.note(f"· ended early: the limit of {wish.max_bytes >> 20} MiB of observations is reached")
+            return
+        if counts.full:
+            told.note(f"· ended early: the limit of {wish.max_flows:,} connections is reached")
+            return
+        if now >= tell:
+            told.progress(f"{counts}; watching for {ends - now:.0f} s more, Ctrl-C ends that")
+            tell = now + _TELL_EVERY
+        asleep.wait(min(_TICK, ends - now))
+
+
+def agent_command(node: str, ports: Sequence[int]) -> list[str]:
+    """How an agent is started in its pod."""
+    command = ["python3", "-m", "daemonset.agent", "--node", node, "--heads", "--lifeline", str(SILENCE)]
+    return [*command, *(part for port in ports for part in ("--port", str(port)))]
