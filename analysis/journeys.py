@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from analysis.addresses import AddressBook, OwnerKind, endpoint
 from analysis.asked import Asked
@@ -18,7 +18,7 @@ from analysis.hops import disputed, source_changes, walk
 from analysis.ingress import IngressFacts
 from analysis.legs import Leg, LegStore
 from analysis.onward import AskedBook, Onward, echoed, told_by
-from analysis.relay import Relay, Tie, chain_of
+from analysis.relay import BY_CONNECTION, Relay, Tie, chain_of
 from analysis.separate import separate
 from analysis.trips import Connection, Link, Request, Trip, Word
 from daemonset.observation import Tap, TapKind
@@ -63,13 +63,30 @@ def select(
     relay = Relay(fronts, backs, taps)
     chosen = [trip for trip in candidates if relay.ties(trip) or not _is_probe(trip, book)]
     gather = _Gather(relay, Onward(trips, taps), AskedBook(given.asked), given.ingress, book)
-    connections = tuple(connection for trip in chosen for connection in gather.connections(trip))
+    connections = _tried_again([connection for trip in chosen for connection in gather.connections(trip)])
     ended = _ended(fronts, connections, book)
     return Selection(connections, ended, len(candidates) - len(chosen), tuple(trips))
 
 
 #: The leg that requests came by, and the addresses that the endpoint then named.
 _Group = tuple[int, tuple[str, ...]]
+
+
+def _tried_again(connections: Sequence[Connection]) -> tuple[Connection, ...]:
+    """One journey of a client for which its balancer tried several times: attempts in vain belong to the outcome."""
+    vain: dict[int, list[Connection]] = defaultdict(list)
+    for each in connections:
+        if each.chain and each.chain[-1].by == BY_CONNECTION and not each.trip.leg.answered:
+            vain[id(each.chain[-1].trip)].append(each)
+    kept: dict[int, Connection] = {}
+    dropped: set[int] = set()
+    for front, attempts in vain.items():
+        others = [each for each in connections if each.chain and id(each.chain[-1].trip) == front]
+        outcome = next((each for each in others if each not in attempts), attempts[0])
+        rest = [each for each in attempts if each is not outcome]
+        kept[id(outcome)] = replace(outcome, attempts=tuple(each.trip for each in rest))
+        dropped |= {id(each) for each in rest}
+    return tuple(kept.get(id(each), each) for each in connections if id(each) not in dropped)
 
 
 class _Gather:

@@ -148,6 +148,9 @@ def _codes(
     codes += _header_codes(connection, known)
     codes += mismatches(connection, context.habits) if not forged(connection) else []
     codes += _reach_codes(connection, known)
+    for attempt in connection.attempts:
+        alone = Connection(attempt, (), connection.owner)
+        codes += _reach_codes(alone, learn(alone, context.coverage, context.book, context.facts))
     codes += _way_codes(trip, known, judgement, context)
     codes += _reading_codes(connection, known, judgement)
     if trip.disputed:

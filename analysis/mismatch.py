@@ -137,7 +137,12 @@ def mismatches(connection: Connection, habits: Habits) -> list[str]:
         return ["SIP311"]
     codes = ["SIP313"] if _contradicted(connection, headers[0]) else []
     if did.refused:
-        return [*codes, _refusal(connection, headers[0], habit, did)]
+        # Who takes such headers from others has another reason: it ends, or the request itself was bad.
+        return (
+            codes
+            if headers[0].version in habit.versions
+            else [*codes, _refusal(connection, headers[0], habit, did)]
+        )
     if headers[0].source is None and trip.requests:
         codes.append("SIP314")
     return codes

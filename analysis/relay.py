@@ -19,6 +19,10 @@ from daemonset.observation import Tap, TapKind
 
 RELAY_WINDOW = 5_000_000_000  # ns within which a proxy is taken to pass on a client's first bytes
 
+PATIENCE = (
+    60_000_000_000  # ns for which a client is taken to wait, where the end of its connection was not seen
+)
+
 BY_HEADER = "PROXY header"
 BY_HELLO = "the same TLS ClientHello"
 BY_TOKEN = "the probe's token"  # noqa: S105 - words for people
@@ -43,6 +47,7 @@ class Relay:
 
     def __init__(self, fronts: Sequence[Trip], backs: Sequence[Trip], taps: Sequence[Tap]) -> None:
         self._fronts = fronts
+        self._backs = backs
         self._clock = frozenset(number for number, tap in enumerate(taps) if tap.kind is TapKind.LB)
         self._ties: dict[int, list[Tie]] = defaultdict(list)
         self._by_leg(backs)
@@ -170,10 +175,10 @@ class Relay:
         clients = [front for front in unread.get(named, ()) if self._open_at(front, now)]
         return Tie(clients[0], BY_FORWARDED) if len(clients) == 1 else None
 
-    def _open_at(self, trip: Trip, now: int) -> bool:
+    def _open_at(self, trip: Trip, now: int, patience: int = RELAY_WINDOW) -> bool:
         begun = self._first_at(trip)
         ended = [end.time for end in trip.leg.stream.ends if end.tap in self._clock]
-        return begun is not None and begun <= now <= min(ended, default=begun + RELAY_WINDOW)
+        return begun is not None and begun <= now <= min(ended, default=begun + patience)
 
     def _around(self, back: Trip, request: Request, front: Trip, asked: Request) -> int | None:
         """By how many ns the one exchange encloses the other, by the proxy's clock; None where it does not."""
@@ -204,6 +209,35 @@ class Relay:
         fronts = [front for front in self._fronts if id(front) not in used]
         events = self._legs(fronts, True) + self._legs(unread, False)
         self._order([replace(event, key=None) for event in events], BY_CONNECTION)
+
+        self._attempts([back for back in backs if id(back) not in self._ties and _in_vain(back)])
+
+    def _attempts(self, backs: Sequence[Trip]) -> None:
+        """Connections that nobody answered: of the only client whose own connection was open and waiting."""
+        answered = {id(tie.front): tie.front for ties in self._ties.values() for tie in ties}
+        carried = {
+            front: min(self._first_at(back) or 0 for back in backs_of)
+            for front, backs_of in self._carriers(answered).items()
+        }
+        for back in backs:
+            now = self._first_at(back)
+            if now is None:
+                continue
+            waiting = [
+                front
+                for front in self._fronts
+                if self._open_at(front, now, PATIENCE) and now <= carried.get(id(front), now)
+            ]
+            if len(waiting) == 1:
+                self._ties[id(back)].append(Tie(waiting[0], BY_CONNECTION))
+
+    def _carriers(self, answered: dict[int, Trip]) -> dict[int, list[Trip]]:
+        found: dict[int, list[Trip]] = defaultdict(list)
+        for back in self._backs:
+            for tie in self._ties.get(id(back), ()):
+                if id(tie.front) in answered:
+                    found[id(tie.front)].append(back)
+        return found
 
     def _legs(self, trips: Sequence[Trip], incoming: bool) -> list[_Event]:
         return [
@@ -245,6 +279,11 @@ class _Event:
 
 def _digest(trip: Trip) -> int:
     return trip.leg.first_bytes.digest if trip.leg.first_bytes is not None else 0
+
+
+def _in_vain(trip: Trip) -> bool:
+    """Whether nobody answered, so that nothing was said on it."""
+    return not trip.leg.answered and trip.leg.first_bytes is None
 
 
 def _begins_header(trip: Trip) -> bool:

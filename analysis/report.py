@@ -120,6 +120,7 @@ class Journey(msgspec.Struct, frozen=True, rename="camel"):
     answered: bool | None = None  # None: not known
     shape: str = ""  # journeys of one shape took the same path
     requests: int = 0  # HTTP requests that could be read on the way into the Service
+    attempts: int = 0  # connections of the balancer for this client that nobody answered, besides
     support: tuple[str, ...] = ()  # "SIP307: …": what configuration and log say for a finding
     resolved: tuple[Resolved, ...] = ()  # whom the configuration would have servers take for the client
 

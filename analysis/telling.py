@@ -47,6 +47,7 @@ def journey_of(outcome: Outcome, context: Context) -> Journey:
         answered=trip.leg.answered,
         shape=_shape(outcome, walked),
         requests=len(connection.requests),
+        attempts=len(connection.attempts),
         support=tuple(f"{entry.code}: {entry.text}" for entry in outcome.support),
         resolved=outcome.resolved,
     )

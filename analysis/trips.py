@@ -154,6 +154,9 @@ class Connection:
     asked: Asked | None = None  # the client's own record of it
     told: Word | None = None  # of the application, to the client or into a log
     part: int = 0  # which of the journeys of the leg
+    attempts: tuple[
+        Trip, ...
+    ] = ()  # further connections of the balancer for the same client that nobody answered
 
     @property
     def before(self) -> Link | None:

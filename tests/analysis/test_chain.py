@@ -219,6 +219,53 @@ def test_a_listener_of_one_version_is_told_by_what_it_takes_otherwise() -> None:
     assert refused.findings == ("SIP309",)
 
 
+def test_a_server_that_takes_headers_and_hangs_up_once_is_not_accused_of_not_expecting_them() -> None:
+    """As an ingress does that is shut down."""
+    story = Story(cluster("Local", balancer=LB)).connection(BEHIND, isn=12, data=v1(C) + HTTP)
+    other = [(tap, src.replace(":50000", ":50001"), dst) for tap, src, dst in BEHIND]
+    story.connection(other, isn=30, tsval=9, data=v1(C) + HTTP, response=b"").close(other, 30)
+    assert [journey.findings for journey in story.report().journeys] == [("SIP301",), ()]
+
+
+def unanswered(story: Story, isn: int, port: int, node: str = "node1") -> Story:
+    """The balancer asks a node without endpoint, twice, and nobody answers."""
+    address = f"172.30.0.1{node[-1]}:30080"
+    for attempt in range(2):
+        path = [(tap, f"{LB}:{port}", address) for tap in ("lb:lb/eth0", f"nic:{node}/eth0")]
+        story.syn(path, isn, tsval=isn + attempt * 1000).wait(1)
+    return story
+
+
+def test_a_balancer_that_tries_a_silent_node_again_and_again_makes_one_journey() -> None:
+    story = Story(cluster("Local", balancer=LB)).watch("bridge:node1/cni0")
+    story.connection(FRONT, isn=11, tsval=11, response=b"")
+    unanswered(story, 100, 50001)
+    unanswered(story, 200, 50002)
+    journey = only(story.close(FRONT, 11).report())
+    assert journey.client is not None
+    assert f"{journey.client.address}:{journey.client.port}" == C
+    assert (journey.verdict, journey.findings, journey.attempts) == ("blackholed", ("SIP201",), 1)
+
+
+def test_a_balancer_that_finds_another_node_after_a_silent_one_makes_one_journey() -> None:
+    story = Story(cluster("Local", balancer=LB)).watch("bridge:node1/cni0")
+    story.connection(FRONT, isn=11, tsval=11, response=b"")
+    unanswered(story, 100, 50001)
+    story.connection(BACK, isn=12, data=v1(C) + HTTP).respond(FRONT, 11, HTTP)
+    journey = only(story.report())
+    assert (journey.verdict, journey.findings, journey.attempts) == ("preserved", ("SIP301", "SIP201"), 1)
+
+
+def test_attempts_of_which_two_clients_can_be_the_cause_are_nobodys() -> None:
+    story = Story(cluster("Local", balancer=LB)).watch("bridge:node1/cni0")
+    story.connection(FRONT, isn=11, tsval=11, response=b"")
+    second = [(tap, src.replace(CLIENT, SECOND), dst) for tap, src, dst in FRONT]
+    story.connection(second, isn=21, tsval=21, response=b"")
+    unanswered(story, 100, 50001)
+    [attempt] = [journey for journey in story.report().journeys if journey.verdict is Verdict.BLACKHOLED]
+    assert attempt.client is None
+
+
 def test_a_header_that_contradicts_the_packets_is_told_and_the_packets_are_believed() -> None:
     journey = only(contradicting().report())
     assert "SIP313" in journey.findings
