@@ -217,6 +217,11 @@ def learn_balancers(store: LegStore, taps: Sequence[Tap], book: AddressBook, fac
     for place, addresses in asked.items():
         for address in addresses & asking[place]:
             book.claim_balancer(address, place)
+    # What clients ask and what asks in its turn may be a proxy without a tap; or a client that serves others besides.
+    at_clients = [number for number, tap in enumerate(taps) if tap.kind is TapKind.CLIENT]
+    asked_by_clients = {destination for _, _, destination in store.pairs_at(at_clients)}
+    for source in store.sources() & asked_by_clients:
+        book.suspect_balancer(source)
     ports = {service.health_check_node_port for service in facts.services} - {0}
     for source, destination in store.askers_of([*ports, KUBE_PROXY_HEALTHZ]):
         if book.owner(destination).kind is OwnerKind.NODE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.addresses import AddressBook, OwnerKind, endpoint, every_interface, integer
+from analysis.addresses import AddressBook, OwnerKind, endpoint, every_interface
 from analysis.claims import address_in
 from analysis.expectation import Expected, expected_at
 from analysis.facts import Facts
@@ -102,7 +102,7 @@ def true_client(
     trip = connection.trip
     if connection.chain:
         first = connection.chain[0].trip
-        return first.source if book.owner(first.source).kind is not OwnerKind.BALANCER else None
+        return first.source if not speaks_for_others(first.source, book) else None
     if connection.owner.kind is OwnerKind.BALANCER and not trip.from_client_tap:
         if header is Header.TAKEN:
             return client_named(trip, book)
@@ -112,6 +112,11 @@ def true_client(
     if _speaks_for_others(connection) or (not trip.from_client_tap and book.suspected(trip.source)):
         return None
     return trip.source if origin_certain else None
+
+
+def speaks_for_others(address: int, book: AddressBook) -> bool:
+    """Whether an address is a proxy's, or may be: it is asked by clients, and asks in its turn."""
+    return book.owner(address).kind is OwnerKind.BALANCER or book.suspected(address)
 
 
 def client_named(trip: Trip, book: AddressBook) -> int | None:
@@ -212,18 +217,17 @@ def _taken(connection: Connection, trip: Trip, book: AddressBook) -> Header:
         return Header.UNANSWERED
     if not sender_trusted(connection):
         return Header.FORGEABLE
-    return Header.TAKEN if connection.chain or _can_be_client(trip, book) else Header.TRANSLATED
+    carried_on = connection.chain[0].trip.source if connection.chain else None
+    named = not speaks_for_others(carried_on, book) if carried_on is not None else _can_be_client(trip, book)
+    return Header.TAKEN if named else Header.TRANSLATED
 
 
 def _can_be_client(trip: Trip, book: AddressBook) -> bool:
     """Whether the named address is one that no NAT of the cluster gives out."""
-    assert trip.header is not None
-    named = trip.header.source or ""
-    try:
-        owner = book.owner(integer(named.rpartition(":")[0].strip("[]")))
-    except ValueError:  # a socket path
-        return True
-    return owner.kind in {OwnerKind.EXTERNAL, OwnerKind.POD}
+    named = client_named(trip, book)
+    if named is None:  # a socket path, or proxies only
+        return not any(header.source and address_in(header.source) for header in trip.headers)
+    return book.owner(named).kind in {OwnerKind.EXTERNAL, OwnerKind.POD} and not book.suspected(named)
 
 
 def sender_trusted(connection: Connection) -> bool:

@@ -174,6 +174,11 @@ class LegStore:
         """).fetchall()
         return [(tap, _word(sh, sl), _word(dh, dl)) for tap, sh, sl, dh, dl in rows]
 
+    def sources(self) -> set[int]:
+        """Every address that opens connections."""
+        rows = self._database.execute("select distinct src_hi, src_lo from sightings").fetchall()
+        return {_word(high, low) for high, low in rows}
+
     def askers_of(self, ports: Sequence[int]) -> list[tuple[int, int]]:
         """Distinct (source, destination) of legs to these destination ports."""
         self._database.register("ports", {"dport": np.array(ports, dtype=np.uint16)})

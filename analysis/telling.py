@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis import paths
-from analysis.addresses import PROTOCOL_NAMES, PROTOCOLS, text
+from analysis.addresses import PROTOCOL_NAMES, PROTOCOLS, AddressBook, text
 from analysis.blame import Mechanism
 from analysis.claims import address_in
 from analysis.findings import CATALOGUE
 from analysis.judging import Context, Outcome
-from analysis.knowledge import delivered
+from analysis.knowledge import delivered, speaks_for_others
 from analysis.mismatch import Reaction, reaction
 from analysis.recording import Recording
 from analysis.report import Capture, Client, Finding, Hop, Journey, Severity, Snat, Verdict
@@ -32,7 +32,7 @@ def journey_of(outcome: Outcome, context: Context) -> Journey:
     return Journey(
         id="",
         protocol=PROTOCOL_NAMES.get(trip.leg.protocol, str(trip.leg.protocol)),
-        client=_client(outcome),
+        client=_client(outcome, context.book),
         verdict=outcome.judgement.verdict,
         confidence=_confidence(outcome),
         seen_by_app=_seen_by_app(outcome, context),
@@ -59,12 +59,12 @@ def _confidence(outcome: Outcome) -> str:
     return "medium" if sure == "high" and outcome.connection.trip.leg.protocol != PROTOCOLS["tcp"] else sure
 
 
-def _client(outcome: Outcome) -> Client | None:
+def _client(outcome: Outcome, book: AddressBook) -> Client | None:
     """The client as far back as evidence goes; nobody where only a balancer's own address is known."""
     connection, known = outcome.connection, outcome.known
     if connection.chain:
         first = connection.chain[0].trip.steps[0].addresses
-        return Client(text(first.src), first.sport)
+        return None if speaks_for_others(first.src, book) else Client(text(first.src), first.sport)
     first = connection.trip.steps[0].addresses
     if known.client == first.src:
         return Client(text(first.src), first.sport)
@@ -88,7 +88,7 @@ def _seen_by_app(outcome: Outcome, context: Context) -> str | None:
         return _named(word, connection) if known.named is Named.OTHER else None
     if known.header is Header.REFUSED or reaction(trip) is Reaction.CLOSED:
         return None
-    if known.header is Header.TAKEN and known.replaced:
+    if known.contested or (known.header is Header.TAKEN and known.replaced):
         return None
     if known.header is Header.TAKEN and trip.header is not None and trip.header.source:
         return trip.header.source.rpartition(":")[0].strip("[]")

@@ -183,6 +183,11 @@ def _unsure(reason: str) -> Judgement:
 
 def _taken(known: Known) -> Judgement:
     """A server may take a header and still not believe it; from a translated peer that is likely."""
+    if known.contested:
+        return _unsure(
+            "a PROXY header carries the client's address to the server, but a field of the request names another, and "
+            "which of them the server believes was not seen"
+        )
     if known.replaced:
         return _unsure(
             "a PROXY header carries the client's address, its sender's was replaced on the way, and whether the server "
@@ -239,7 +244,7 @@ _HEADER_CASES = {
         "a PROXY header names a client, but its sender is not known to be a load balancer and may claim anybody"
     ),
     Header.TRANSLATED: _unsure(
-        "a PROXY header names a node's address, and where that connection came from was not seen"
+        "a PROXY header names a node or another proxy, and where that connection came from was not seen"
     ),
     Header.NO_CLIENT: _unsure("a PROXY header arrived that names no client (LOCAL or UNKNOWN)"),
     Header.BROKEN: _unsure("the connection begins like a PROXY header that is not a valid one"),

@@ -51,9 +51,9 @@ roles:
 """
 
 _NOTES = """\
-The agents in namespace {{ .Values.namespace }} sleep until they are asked:
+The agents' pods in namespace {{ .Values.namespace }} sleep until one is asked to watch its node:
 
-  probe capture --agents-namespace {{ .Values.namespace }} -n NAMESPACE svc/NAME
+  kubectl exec -i -n {{ .Values.namespace }} POD -- python3 -m daemonset.agent --node NODE --lifeline >NODE.probe
 """
 
 
@@ -243,7 +243,8 @@ def _apparmor_annotation() -> str:
 
 
 def _roles() -> str:
-    look, config, install = map(_dump, roles(CONFIG_NAMESPACES))
+    look, config, install = map(_dump, roles())
+    install = _either(".Values.openshift", _dump(roles(openshift=True)[-1]), install)
     (namespace,) = CONFIG_NAMESPACES
     each = _replace(config, (f"  namespace: {namespace}\n", "  namespace: {{ . | quote }}\n"))
     configs = f"{{{{- range .Values.roles.configNamespaces }}}}\n---\n{each}{{{{- end }}}}\n"

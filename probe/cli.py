@@ -18,7 +18,7 @@ import typer
 from typer.exceptions import TyperException
 
 from probe import __version__
-from probe.commands import agent, analyze, capture, decode, demo, explain, lab, manifests
+from probe.commands import agent, analyze, capture, cleanup, decode, demo, explain, lab, manifests
 from probe.errors import ExitCode, ProbeError, os_error
 from probe.output import end_progress, flush, forget_stdout, note, put
 
@@ -65,6 +65,7 @@ app.command()(analyze.analyze)
 app.command()(decode.decode)
 app.command()(explain.explain)
 app.command()(manifests.manifests)
+app.command()(cleanup.cleanup)
 app.add_typer(lab.app, name="lab")
 app.command(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},

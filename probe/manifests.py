@@ -160,10 +160,11 @@ def debug_pod(
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
-def roles(config_namespaces: Sequence[str] = CONFIG_NAMESPACES) -> list[Object]:
+def roles(config_namespaces: Sequence[str] = CONFIG_NAMESPACES, *, openshift: bool = False) -> list[Object]:
     """The two roles, "may look" and "may install", without bindings.
 
-    ConfigMaps may be read in `config_namespaces` alone: kube-proxy's, the CNI's and the controller's.
+    ConfigMaps may be read in `config_namespaces` alone: kube-proxy's, the CNI's and the controller's. With
+    `openshift`, who may install may make SecurityContextConstraints: that is as much as being its administrator.
     """
     for namespace in config_namespaces:
         _check("namespace", namespace, _DNS_LABEL)
@@ -172,7 +173,10 @@ def roles(config_namespaces: Sequence[str] = CONFIG_NAMESPACES) -> list[Object]:
         config = _read("roles/may-look-config")
         config["metadata"]["namespace"] = namespace
         configs.append(config)
-    return [_read("roles/may-look"), *configs, _read("roles/may-install")]
+    install = _read("roles/may-install")
+    if openshift:
+        install["rules"].append(_read("openshift/rule"))
+    return [_read("roles/may-look"), *configs, install]
 
 
 def _read(name: str) -> Object:

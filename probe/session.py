@@ -278,13 +278,13 @@ def _await_ready(followers: Sequence[_Follower], progress: Progress) -> None:
     until = time.monotonic() + READY_WITHIN
     for follower in followers:
         follower.settled.wait(max(0.0, until - time.monotonic()))
+    if followers and not any(follower.ready for follower in followers):
+        first = followers[0]
+        reason = first.agent.close() or first.lack or "it said nothing"
+        raise UnavailableError(f"no agent could start; the one on {first.agent.place}: {reason}")
     for follower in followers:
         if not follower.ready:
             follower.complain("the agent was not ready when the capture began")
-    if followers and not any(follower.ready for follower in followers):
-        first = followers[0].agent
-        reason = first.close() or "it said nothing"
-        raise UnavailableError(f"no agent could start; the one on {first.place}: {reason}")
 
 
 def _stop(followers: Sequence[_Follower]) -> None:

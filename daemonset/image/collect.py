@@ -2,7 +2,7 @@
 
 The Dockerfile runs this in its build stage; the image is what lies in ROOT and nothing else. In there are the
 interpreter that runs this, its standard library as far as an agent may want it, the shared libraries that these
-load, the packages and the agent. There is no shell, no package manager and no compiler.
+load, and in /agent the packages and the agent. There is no shell, no package manager and no compiler.
 
 The same input gives the same files: modules are compiled beforehand with hashes in place of times (the image is
 read-only where it runs, so it could not keep what it compiles), and every time is SOURCE_DATE_EPOCH's.
@@ -22,13 +22,13 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-#: Of the standard library: what is for people who write programs, draw windows or install packages, and what
-#: speaks TLS or SQL. The agent opens no connection, so OpenSSL's defects are none of its.
+#: Of the standard library: what is for people who write programs, draw windows or install packages.
+#: SQLite and OpenSSL stay, unused: pyroute2 imports them.
 _NOT_NEEDED = (
     "__pycache__", "config-*", "curses", "dbm", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages",
-    "sqlite3", "test", "tests", "tkinter", "turtledemo", "turtle.py", "venv",
-    "_crypt.*.so", "_ctypes_test.*.so", "_curses*.so", "_dbm.*.so", "_gdbm.*.so", "_hashlib.*.so", "_sqlite3.*.so",
-    "_ssl.*.so", "_test*.so", "_tkinter.*.so", "_xxtestfuzz.*.so", "nis.*.so", "readline.*.so", "xxlimited*.so",
+    "test", "tests", "tkinter", "turtledemo", "turtle.py", "venv",
+    "_crypt.*.so", "_ctypes_test.*.so", "_curses*.so", "_dbm.*.so", "_gdbm.*.so",
+    "_test*.so", "_tkinter.*.so", "_xxtestfuzz.*.so", "nis.*.so", "readline.*.so", "xxlimited*.so",
 )  # fmt: skip
 
 #: Of packages: their own tests, manuals, command lines, what compiles against them, and scapy's rarer protocols.
@@ -58,17 +58,23 @@ def main() -> int:
 def collect(packages: Path, agent: Path, root: Path) -> None:
     """Fill `root`, which may exist and be empty."""
     root = root.resolve()
-    interpreter = _copy_python(root)
-    site = interpreter / "site-packages"
+    interpreter, site = _copy_python(root), root / "agent"
     shutil.copytree(packages, site, ignore=shutil.ignore_patterns(*_NOT_OF_PACKAGES))
     shutil.copytree(agent, site / "daemonset", ignore=shutil.ignore_patterns(*_NOT_OF_AGENT))
-    _copy_libraries(root, [root / "usr/local/bin/python3", *interpreter.rglob("*.so"), *site.rglob("*.so.*")])
+    loading = (
+        root / "usr/local/bin/python3",
+        *interpreter.rglob("*.so"),
+        *site.rglob("*.so"),
+        *site.rglob("*.so.*"),
+    )
+    _copy_libraries(root, loading)
     for name, text in (("passwd", _USERS), ("group", _GROUPS)):
         (root / "etc").mkdir(exist_ok=True)
         (root / "etc" / name).write_text(text)
     for name in ("proc", "sys", "dev", "tmp"):
         (root / name).mkdir(exist_ok=True)
-    _compile(root, interpreter)
+    for folder in (interpreter, site):
+        _compile(root, folder)
     _set_times(root, int(os.environ.get("SOURCE_DATE_EPOCH", "0")))
 
 

@@ -45,8 +45,8 @@ def read_application(reading: Reading, pods: Sequence[Json]) -> Application | No
         found.setdefault(application, key_of(pod))
     if len(found) > 1:
         reading.remark(
-            f"the applications in pods {' and '.join(list(found.values())[:2])} are not told the same; --app-server says "
-            "which one is meant"
+            f"the applications in pods {' and '.join(list(found.values())[:2])} are not told the same; --app-server "
+            "says which one is meant"
         )
     return next(iter(found)) if len(found) == 1 else None
 
@@ -62,7 +62,7 @@ def _application(pod: Json) -> Application:
         server, arguments = _server(words)
         if server:
             if missing := unknown_variables(container) & set(VARIABLES):
-                raise UnknownCommandError(f"the value of {sorted(missing)[0]} comes from elsewhere")
+                raise UnknownCommandError(f"the value of {min(missing)} comes from elsewhere")
             if container.get("envFrom"):
                 raise UnknownCommandError("variables of its environment come from elsewhere (envFrom)")
             environ = {name: value for name, value in environment(container).items() if name in VARIABLES}
@@ -105,6 +105,6 @@ def _relevant(arguments: Sequence[str]) -> list[str]:
             continue
         kept.append(argument)
         following = arguments[at + 1] if at + 1 < len(arguments) else "-"
-        if "=" not in argument and not following.startswith("-") and argument not in {"--proxy-headers"}:
+        if "=" not in argument and not following.startswith("-") and argument != "--proxy-headers":
             kept.append(following)
     return kept

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from analysis.analyze import analyze
 from analysis.asked import Asked
@@ -24,7 +25,7 @@ from analysis.ingress import IngressRecord
 from analysis.report import Report
 from probe.agents.kubernetes import SILENCE, KubernetesSource
 from probe.cluster.cleanup import Item, Leftover, await_gone, find, items_of, request_removal
-from probe.cluster.client import Api
+from probe.cluster.client import Api, NotAllowedError
 from probe.cluster.counting import Counts
 from probe.cluster.durations import age_text
 from probe.cluster.installation import WAIT, Placed, Roll, await_pods, install, obituary
@@ -89,7 +90,10 @@ class Prepared:
 def prepare(api: Api, wish: Wish, told: Told) -> Prepared:
     """Read the cluster and make the objects of the installation. Raises UnavailableError."""
     told.progress(f"reading {wish.selection} in the context {api.context}")
-    gathered = gather(api, wish.selection)
+    try:
+        gathered = gather(api, wish.selection)
+    except ForbiddenError as error:
+        raise NotAllowedError(error.verb, error.resource, error.namespace) from error
     for remark in gathered.remarks:
         told.note(f"· {remark}")
     session = secrets.token_hex(4)
@@ -118,7 +122,7 @@ def run(
     with _installed(api, wish, prepared, told) as (where, roll):
         for node, why in roll.missing.items():
             told.note(f"· no agent on {node}: {why}")
-        session = _watch(api, wish, prepared, told, where, roll, asking, ingress)
+        session = _watch(_Scene(api, wish, prepared, told, where, roll), asking, ingress)
     told.progress("judging")
     return analyze(
         session.recording,
@@ -201,28 +205,33 @@ def _installed(api: Api, wish: Wish, prepared: Prepared, told: Told) -> Iterator
 
 def _take_away(api: Api, items: Sequence[Item], told: Told) -> None:
     """Delete, whatever signals come; wait until all is gone, unless interrupted. What stays is said."""
-    told.progress("taking the agents away")
     with deferred():
+        told.progress("taking the agents away")
         troubles = request_removal(api, list(reversed(items)))
     try:
         troubles += await_gone(api, items, _GONE_WITHIN) if not troubles else []
+    except Terminated:
+        raise
     except KeyboardInterrupt:
         told.note("· not waiting until everything is gone; `probe cleanup` tells what is still there")
     for trouble in troubles:
         told.note(f"· left on the cluster: {trouble}; `probe cleanup` tries again")
 
 
-def _watch(
-    api: Api,
-    wish: Wish,
-    prepared: Prepared,
-    told: Told,
-    where: Placed,
-    roll: Roll,
-    asking: Asking | None,
-    ingress: Callable[[], IngressRecord],
-) -> Session:
+class _Scene(NamedTuple):
+    """A session whose agents' pods run."""
+
+    api: Api
+    wish: Wish
+    prepared: Prepared
+    told: Told
+    where: Placed
+    roll: Roll
+
+
+def _watch(scene: _Scene, asking: Asking | None, ingress: Callable[[], IngressRecord]) -> Session:
     """Follow the agents for as long as is wanted."""
+    api, wish, prepared, told, where, roll = scene
     gathered = prepared.gathered
     meta = Meta(
         title=f"{wish.selection}, context {api.context}",

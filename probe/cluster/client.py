@@ -76,10 +76,8 @@ class NotAllowedError(ForbiddenError):
         looks = verb in {"get", "list", "watch"} and resource not in {"events", "pods/exec"}
         role, words = (MAY_LOOK, "may look") if looks else (MAY_INSTALL, "may install")
         said = "get and create" if resource == "pods/exec" else verb
-        self.args = (
-            f'you may not {said} {resource}{where}: that takes the role "{words}", {role} of `probe manifests`; '
-            "ask who runs the cluster for it",
-        )
+        text = f'you may not {said} {resource}{where}: that takes the role "{words}", {role} of `probe manifests`'
+        self.args = (f"{text}; ask who runs the cluster for it",)
 
 
 class UnreachableError(UnavailableError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -62,23 +63,29 @@ def _pending(service: Service, name: str) -> list[str]:
 
 def _reached_directly(service: Service, facts: Facts) -> str:
     """How pods of a Service are reached without it: "hostNetwork", "hostPort", or "" where they are not."""
-    pods = list(pods_behind(service, facts))
+    pods = PodIndex(facts.pods).behind(service)
     if any(pod.host_network for pod in pods):
         return "hostNetwork"
     return "hostPort" if any(pod.host_ports for pod in pods) else ""
 
 
-def pods_behind(service: Service, facts: Facts) -> Iterable[Pod]:
-    """The pods of a Service: those that its endpoints name, or that its selector admits."""
-    named = {endpoint.pod for endpoint in service.endpoints if endpoint.pod}
-    for pod in facts.pods:
-        if pod.namespace != service.namespace:
-            continue
-        admitted = bool(service.selector) and all(
-            pod.labels.get(key) == value for key, value in service.selector.items()
-        )
-        if pod.name in named or admitted:
-            yield pod
+class PodIndex:
+    """Pods by where they are, so that those behind hundreds of Services are found in one pass."""
+
+    def __init__(self, pods: Iterable[Pod]) -> None:
+        self._by_namespace: dict[str, dict[str, Pod]] = defaultdict(dict)
+        for pod in pods:
+            self._by_namespace[pod.namespace][pod.name] = pod
+
+    def behind(self, service: Service) -> list[Pod]:
+        """The pods of a Service: those that its endpoints name, or else those that its selector admits."""
+        here = self._by_namespace.get(service.namespace, {})
+        named = dict.fromkeys(endpoint.pod for endpoint in service.endpoints)
+        found = [here[name] for name in named if name is not None and name in here]
+        if found or not service.selector:
+            return found
+        wanted = service.selector.items()
+        return [pod for pod in here.values() if all(pod.labels.get(key) == value for key, value in wanted)]
 
 
 def ports_of(
@@ -89,7 +96,7 @@ def ports_of(
     `behind` are the Services that an ingress passes requests on to.
     """
     found = _own_ports(service)
-    for pod in pods_behind(service, facts):
+    for pod in PodIndex(facts.pods).behind(service):
         found |= {port.host for port in pod.host_ports} | {port.container for port in pod.host_ports}
     further: set[int] = set()
     for other in behind:

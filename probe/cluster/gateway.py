@@ -42,9 +42,10 @@ def service_of_gateway(reading: Reading, name: str, services: Sequence[Json]) ->
     gateways = reading.all(GATEWAYS)
     found = next((g for g in gateways if (namespace_of(g), name_of(g)) == (reading.home, name)), None)
     if found is None:
-        if any("has no gateways" in remark for remark in reading.remarks):
+        if not reading.knows(GATEWAYS, reading.home):
             raise UnavailableError(
-                "the cluster has no Gateway API (gateway.networking.k8s.io/v1); give svc/NAME or ingress/NAME"
+                "Gateways cannot be read: the cluster has no Gateway API (gateway.networking.k8s.io/v1), or you may "
+                "not list them; give svc/NAME or ingress/NAME"
             )
         known = [(namespace_of(item), name_of(item)) for item in gateways]
         raise missing("Gateway", "gateway", name, reading.home, known)

@@ -1,4 +1,4 @@
-"""Whether the agents' pods run and, where not, why: judged from pods, nodes and events as the API tells of them. Pure."""
+"""Whether the agents' pods run and, where not, why: judged from pods, nodes and events as the API has them. Pure."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from probe.cluster.fields import Json, ObjectsError, labels, namespace_of, text
+from probe.cluster.fields import Json, ObjectsError, labels, namespace_of, plain, text
 from probe.cluster.lister import AbsentError, ForbiddenError, Lister
 
 
@@ -80,6 +80,9 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,251}[A-Za-z0-9])?")
 #: Most objects of one kind that are read; 1,000 nodes hold at most 110,000 pods by default.
 MOST = 250_000
 
+#: Longest remark, in characters.
+_LONGEST = 600
+
 
 @dataclass(slots=True)
 class Reading:
@@ -93,6 +96,7 @@ class Reading:
     checks: Mapping[str, Callable[[Json], object]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     _kept: dict[tuple[str, str, str | None], list[Json]] = field(default_factory=dict)
+    _lacking: set[tuple[str, str | None]] = field(default_factory=set)
 
     def all(self, kind: Kind) -> list[Json]:
         """Every object of a kind in all namespaces; where that is forbidden, those of the namespace asked about."""
@@ -100,12 +104,12 @@ class Reading:
             return self._list(kind, None)
         except ForbiddenError as error:
             if not kind.namespaced:
-                self._forbidden(kind, error, "")
+                self._forbidden(kind, error, None)
                 return []
         try:
             found = self._list(kind, self.home)
         except ForbiddenError as error:
-            self._forbidden(kind, error, f" in namespace {self.home}")
+            self._forbidden(kind, error, self.home)
             return []
         self.remark(
             f"you may not list {kind.plural} in the whole cluster, only in namespace {self.home}: {kind.purpose} is "
@@ -121,23 +125,31 @@ class Reading:
         try:
             return self._list(kind, namespace)
         except ForbiddenError as error:
-            self._forbidden(kind, error, f" in namespace {namespace}")
+            self._forbidden(kind, error, namespace)
             return []
 
-    def needed(self, kind: Kind, namespace: str) -> list[Json]:
-        """The same for what nothing can be said without. Raises ForbiddenError, AbsentError."""
-        everywhere = self._kept.get((kind.group_version, kind.plural, None))
-        if everywhere is not None:
-            return [item for item in everywhere if namespace_of(item) == namespace]
-        return self._list(kind, namespace)
+    def needed(self, kind: Kind) -> list[Json]:
+        """`all`, for what nothing can be said without. Raises ForbiddenError where it may not be read at all."""
+        found = self.all(kind)
+        if (kind.plural, self.home) in self._lacking:
+            raise ForbiddenError("list", kind.plural, self.home)
+        return found
+
+    def knows(self, kind: Kind, namespace: str | None = None) -> bool:
+        """Whether what was asked for was read: False where it was forbidden, or the cluster has no such kind."""
+        return not {(kind.plural, None), (kind.plural, namespace)} & self._lacking
 
     def remark(self, text: str) -> None:
         """Keep something for people, once."""
-        if text not in self.remarks:
-            self.remarks.append(text)
+        # What is quoted of objects is bounded and escaped where it is put in; this is for what was forgotten.
+        shown = text[:_LONGEST] if text.isprintable() else plain(text, _LONGEST)
+        if shown not in self.remarks:
+            self.remarks.append(shown)
 
-    def _forbidden(self, kind: Kind, error: ForbiddenError, where: str) -> None:
-        self._kept[kind.group_version, kind.plural, None if not where else self.home] = []
+    def _forbidden(self, kind: Kind, error: ForbiddenError, place: str | None) -> None:
+        self._lacking.add((kind.plural, place))
+        self._kept[kind.group_version, kind.plural, place] = []
+        where = f" in namespace {place}" if place is not None else ""
         self.remark(f"you may not {error.verb} {error.resource}{where}: {kind.purpose} is not known")
 
     def _list(self, kind: Kind, namespace: str | None) -> list[Json]:
@@ -146,6 +158,7 @@ class Reading:
             try:
                 items: Sequence[object] = self.lister.list(kind.group_version, kind.plural, namespace)
             except AbsentError:
+                self._lacking.add((kind.plural, None))
                 self.remark(
                     f"the cluster has no {kind.plural} of {kind.group_version}: {kind.purpose} is not known"
                 )

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from probe.commands.cluster import (
+    ContextOption,
+    KubeconfigOption,
+    NamespaceOption,
+    connected,
+    duration_option,
+    print_objects,
+)
 from probe.commands.lab import complete_scenario
 from probe.commands.options import (
     AppServerOption,
@@ -19,18 +28,73 @@ from probe.commands.options import (
     ProxyModeOption,
     end_with,
 )
-from probe.errors import UnavailableError, UsageError
+from probe.errors import UsageError
 from probe.output import note, progress
 
 if TYPE_CHECKING:
     from analysis.ingress import IngressRecord
     from probe.ask import Question
+    from probe.cluster.capturing import Asking
 
 #: Requests of each kind that one capture may send.
 MAX_COUNT = 500
 
 
 def capture(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[svc/NAME]",
+            help="What to watch on the cluster: svc/NAME, ingress/NAME or gateway/NAME; or a kind alone, with -l.",
+            show_default=False,
+        ),
+    ] = None,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    selector: Annotated[
+        str | None,
+        typer.Option("-l", "--selector", metavar="KEY=VALUE", help="Choose by label instead of by name."),
+    ] = None,
+    node: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--node",
+            metavar="NAME",
+            help="Watch on this node only; what passes others is then inconclusive. May be given many times. "
+            "[all nodes]",
+        ),
+    ] = None,
+    port: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--port",
+            min=1,
+            max=65535,
+            metavar="N",
+            help="Of the Service's ports only this one, on all sides of NAT; or one more, a balancer's own. May be "
+            "given many times.",
+        ),
+    ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option("--image", metavar="IMAGE", help="The agents' image, as the nodes' runtime pulls it."),
+    ] = None,
+    wait: Annotated[
+        str | None,
+        typer.Option(
+            "--wait",
+            metavar="TIME",
+            help="How long agents' pods may take to run; what is late then is missing. [2m]",
+        ),
+    ] = None,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Leave the agents' pods on the cluster; `probe cleanup` removes them."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be placed on the cluster, and end.")
+    ] = False,
     lab: Annotated[
         str | None,
         typer.Option(
@@ -42,8 +106,11 @@ def capture(
     ] = None,
     proxy_mode: ProxyModeOption = ProxyMode.IPTABLES,
     duration: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="SECONDS", help="Go on watching for so long after the last request."),
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="How long to watch: 30s, 2m; in the lab, after the last request. [30s; in the lab 0s]",
+        ),
     ] = None,
     send: Annotated[
         str | None,
@@ -78,17 +145,22 @@ def capture(
 ) -> None:
     """Watch connections at every point on every node at once, and judge them.
 
+    On a cluster, agents run in pods of a DaemonSet for as long as it takes, and everything is taken away again.
     Ctrl-C ends the capture and reports; a second one gives up.
+
+    probe capture -n ingress-nginx svc/ingress-nginx-controller --duration 30s
 
     probe capture --lab proxy-v2-ok --send http://balancer/debug/ip --spoof all
     """
+    seconds = duration_option(duration)
     question = _question(send, count, spoof or [])
     ingress = _ingress(ingress_config or [], ingress_log or [], app_server)
+    chosen = _Chosen(target, namespace, selector, tuple(node or ()), tuple(port or ()), image, keep, wait)
     if lab is None:
-        raise UnavailableError(
-            "this version captures in the lab only; use --lab SCENARIO (see `probe lab list`), or capture "
-            "with tcpdump on the cluster and give the files to `probe analyze --tap …`"
-        )
+        _on_cluster(chosen, context, kubeconfig, seconds, record, question, ingress, output, dry_run=dry_run)
+        return
+    if chosen != _Chosen() or context is not None or kubeconfig is not None or dry_run:
+        raise UsageError("--lab plays a scenario and knows no cluster; leave out what is said of one")
     from probe.lab import load_scenario
     from probe.play import play
 
@@ -101,12 +173,63 @@ def capture(
         question=question,
         ingress=ingress,
         record=record,
-        linger=duration or 0.0,
+        linger=seconds or 0.0,
         progress=progress,
     )
     if record is not None:
         note(f"· kept in {record}")
     end_with(played.report, output)
+
+
+class _Chosen(NamedTuple):
+    """What the command line says of a cluster's part in a capture."""
+
+    target: str | None = None
+    namespace: str | None = None
+    selector: str | None = None
+    nodes: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+    image: str | None = None
+    keep: bool = False
+    wait: str | None = None
+
+
+def _on_cluster(
+    chosen: _Chosen,
+    context: str | None,
+    kubeconfig: Path | None,
+    seconds: float | None,
+    record: Path | None,
+    question: Question | None,
+    ingress: Callable[[], IngressRecord],
+    output: Format,
+    *,
+    dry_run: bool,
+) -> None:
+    """Capture on the cluster that the kubeconfig leads to, and end with the report."""
+    from probe.cluster.selection import parse
+
+    wait = duration_option(chosen.wait)
+    selection = parse(chosen.target, chosen.namespace or "default", label=chosen.selector)
+    with connected(kubeconfig, context) as api:
+        from probe.cluster.capturing import Told, Wish, prepare, run
+
+        if chosen.namespace is None:
+            selection = replace(selection, namespace=api.namespace)
+        wish = Wish(selection, nodes=tuple(dict.fromkeys(chosen.nodes)), ports=chosen.ports, keep=chosen.keep)
+        wish = replace(wish, record=record)
+        wish = wish if seconds is None else replace(wish, duration=seconds)
+        wish = wish if wait is None else replace(wish, wait=wait)
+        wish = wish if chosen.image is None else replace(wish, image=chosen.image)
+        told = Told(progress, note)
+        prepared = prepare(api, wish, told)
+        if dry_run:
+            print_objects(prepared.objects, output)
+            return
+        report = run(api, wish, prepared, told, asking=_asking(question), ingress=ingress)
+    if record is not None:
+        note(f"· kept in {record}")
+    end_with(report, output)
 
 
 def _question(send: str | None, count: int, spoof: list[str]) -> Question | None:
@@ -121,6 +244,16 @@ def _question(send: str | None, count: int, spoof: list[str]) -> Question | None
 
     check_spoof(spoof)
     return Question(parse_url(send), count, tuple(spoof))
+
+
+def _asking(question: Question | None) -> Asking | None:
+    """How requests of our own are sent from here. Raises UsageError where the URL leads nowhere."""
+    if question is None:
+        return None
+    from probe.sending.here import ask_from_here, orders_from_here
+
+    orders = orders_from_here(question.target, question.count, question.spoof)
+    return lambda take: ask_from_here(orders, progress, take)
 
 
 def _ingress(configs: list[Path], logs: list[Path], app_server: str | None) -> Callable[[], IngressRecord]:

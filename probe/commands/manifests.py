@@ -83,11 +83,13 @@ def manifests(
 
     if helm is not None and kustomize is not None:
         raise UsageError("--helm and --kustomize are two forms of the same; give one of them")
+    namespace = NAMESPACE if namespace is None else namespace
+    image = IMAGE if image is None else image
     labels = dict(map(_label, node_selector or []))
     config_namespaces = (*CONFIG_NAMESPACES, *(config_namespace or []))
     objects = installation(
-        namespace=namespace or NAMESPACE,
-        image=IMAGE if image is None else image,
+        namespace=namespace,
+        image=image,
         node_selector=labels,
         privileged=privileged,
         openshift=openshift,
@@ -95,13 +97,13 @@ def manifests(
         kubernetes=KUBERNETES if kubernetes is None else _version(kubernetes),
     )
     if roles:
-        objects += make_roles(config_namespaces)
+        objects += make_roles(config_namespaces, openshift=openshift)
     if kustomize is not None:
         _write(kustomize, chart.kustomize_base(objects), f"kubectl apply -k {kustomize}")
     elif helm is not None:  # the objects are made all the same, for what they refuse
         files = chart.helm_chart(
-            namespace=namespace or NAMESPACE,
-            image=IMAGE if image is None else image,
+            namespace=namespace,
+            image=image,
             nodeSelector=labels,
             privileged=privileged,
             openshift=openshift,

@@ -99,7 +99,7 @@ def _trust(plan: Plan, nginx: Nginx, expects_header: bool) -> list[str]:
 def _answer(pod: PlannedPod) -> list[str]:
     if pod.pod.role != "ingress":
         said = (
-            '{"client_host":"$remote_addr","client_port":$remote_port,'
+            '{"client_host":"$remote_addr","client_port":"$remote_port",'
             '"peer":"$realip_remote_addr $realip_remote_port","pod":"' + pod.name + '"}'
         )
         return [f"return 200 '{said}\\n';"]

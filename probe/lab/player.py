@@ -200,7 +200,8 @@ def _understood(result: Result, answer: HttpAnswer) -> Result:
         ended=time.time(),
         status=answer.status,
         seen=seen if isinstance(seen, str) else None,
-        seen_port=port if isinstance(port, int) else None,
+        # nginx writes it as a text, an empty one where it took the client out of a field that has no port.
+        seen_port=int(str(port)) if str(port).isdigit() else None,
         peer=peer,
         peer_port=peer_port,
         pod=answer.fields.get(POD_HEADER.lower(), pod if isinstance(pod, str) else None),

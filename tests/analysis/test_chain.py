@@ -380,6 +380,23 @@ def test_a_listener_that_ignored_a_header_once_is_not_taken_to_use_the_next() ->
     assert (then.verdict, "not to believe" in then.reason) == ("inconclusive", True)
 
 
+def test_a_header_beside_a_forged_field_leaves_open_which_the_server_believes() -> None:
+    data = v1(C) + get("/", X_Forwarded_For=OTHER)
+    journey = only(Story(cluster("Local", balancer=LB)).connection(BEHIND, data=data).report())
+    assert (journey.verdict, journey.seen_by_app) == ("inconclusive", None)
+
+
+def test_a_proxy_in_front_that_nobody_told_us_of_is_no_client() -> None:
+    """Clients ask an address that then asks the balancer: the header names that address, not the client."""
+    edge = "192.0.2.99"
+    outside: Path = [("client:c/eth0", C, f"{edge}:80")]
+    between: Path = [("lb:lb/eth0", f"{edge}:7000", f"{LB}:80")]
+    legs = (outside, 10, HTTP), (between, 11, HTTP), (BACK, 12, v1(f"{edge}:7000") + HTTP)
+    journeys = Story(cluster("Local", balancer=LB)).relayed(*legs).report().journeys
+    [journey] = [each for each in journeys if each.endpoint]
+    assert (journey.verdict, journey.client) == ("inconclusive", None)
+
+
 def test_an_answer_is_an_echos_only_at_the_path_of_an_echo() -> None:
     """Any body may hold a field of that name; `/debug/ip` is there for nothing else."""
     data, told = get("/sessions/7"), get("/sessions/7", X_Real_IP=CLIENT, X_Forwarded_For=CLIENT)

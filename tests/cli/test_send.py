@@ -63,8 +63,8 @@ def test_what_cannot_be_asked_is_one_line(probe: Probe, arguments: list[str], wo
     probe("capture", "--lab", "cluster-remote", *arguments).complains(2, *words)
 
 
-def test_without_a_lab_there_is_no_cluster_yet(probe: Probe) -> None:
-    probe("capture", "--send", "http://192.0.2.1/").complains(5, "--lab SCENARIO")
+def test_without_a_lab_something_of_a_cluster_must_be_named(probe: Probe) -> None:
+    probe("capture", "--send", "http://192.0.2.1/").complains(2, "nothing is said to be watched", "svc/NAME")
 
 
 def test_a_udp_service_cannot_be_asked(probe: Probe) -> None:

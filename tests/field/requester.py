@@ -22,9 +22,7 @@ def receive(connection, rest):
     while True:
         head, found, body = data.partition(b"\r\n\r\n")
         if found:
-            fields = dict(
-                line.lower().split(b":", 1) for line in head.split(b"\r\n")[1:] if b":" in line
-            )
+            fields = dict(line.lower().split(b":", 1) for line in head.split(b"\r\n")[1:] if b":" in line)
             if b"chunked" in fields.get(b"transfer-encoding", b""):
                 if body.endswith(b"0\r\n\r\n"):
                     return data, b""
@@ -100,7 +98,7 @@ def main():
         else:
             thread.join()
             time.sleep(wish.get("apart", APART))
-    for thread, result in zip(threads, results, strict=True):
+    for thread in threads:
         thread.join()
     for result in results:
         sys.stdout.write(json.dumps(result) + "\n")

@@ -126,7 +126,10 @@ def _of_answer(socket: Socket, outcome: str, text: str) -> Spoken:
 
 def named_in(told: Json) -> tuple[str, ...]:
     """Whom the ingress named, by what the application says that it got: the last of the list, and X-Real-IP."""
-    texts = [str(told.get("x_forwarded_for") or "").rpartition(",")[2].strip(), str(told.get("x_real_ip") or "")]
+    texts = [
+        str(told.get("x_forwarded_for") or "").rpartition(",")[2].strip(),
+        str(told.get("x_real_ip") or ""),
+    ]
     return tuple(text for text in texts if text)
 
 
@@ -153,6 +156,10 @@ def held(report: Report, spoken: Iterable[Spoken]) -> Held:
         if socket is not None:
             said[socket].append(journey)
         entries = truth.get(socket, []) if socket is not None else everything
+        if not entries and journey.verdict == "lost":
+            entries = (
+                everything  # told of a proxy that nobody gave away: at whose address the client was lost
+            )
         complaints = [f"{word}: {tell(journey)}" for word in _false(journey, entries)]
         by_ingress = any(journey.seen_by_app in each.named for each in entries)
         (result.beyond if by_ingress else result.wrong).extend(complaints)
@@ -178,6 +185,10 @@ def _false(journey: Journey, entries: Sequence[Spoken]) -> list[str]:
         complaints.append(f"the truth is {truths}")
     if journey.verdict == "blackholed" and all(each.seen is not None for each in entries):
         complaints.append("it was answered")
-    if journey.seen_by_app is not None and journey.verdict != "inconclusive" and journey.seen_by_app not in seen:
+    if (
+        journey.seen_by_app is not None
+        and journey.verdict != "inconclusive"
+        and journey.seen_by_app not in seen
+    ):
         complaints.append(f"the application saw {seen}")
     return complaints

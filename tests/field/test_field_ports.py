@@ -60,9 +60,7 @@ ORDERS = list(permutations(["cluster IP", "VIP", "endpoint"]))
 
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
 @pytest.mark.parametrize("endpoint", ["node1", "node2"])
-def test_one_port_in_three_ways_is_three_connections(
-    mode: ProxyMode, endpoint: str, tmp_path: Path
-) -> None:
+def test_one_port_in_three_ways_is_three_connections(mode: ProxyMode, endpoint: str, tmp_path: Path) -> None:
     """After DNAT all three would be one tuple, so NAT rewrites the port of the second and the third."""
     asked = wishes(endpoint)
     complaints: list[str] = []
@@ -71,7 +69,9 @@ def test_one_port_in_three_ways_is_three_connections(
         for number, order in enumerate(ORDERS):
             with Watch(lab, tmp_path / str(number), usual_taps(lab)) as watch:
                 told = ask(lab, "tool", TOOL, *[asked[name] for name in order])
-            expected = [expectation(each) for each, name in zip(told, order, strict=True) if name != "endpoint"]
+            expected = [
+                expectation(each) for each, name in zip(told, order, strict=True) if name != "endpoint"
+            ]
             report = judge(watch.captures, lab.objects())
             complaints += [f"{order}: {word}" for word in differences(report, expected)]
     assert complaints == []

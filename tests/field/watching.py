@@ -202,7 +202,9 @@ class Watch:
             losses = [_losses(tap, words) for tap, (_, words) in zip(self.taps, self._running, strict=False)]
             for _, words in self._running:
                 words.close()
-        assert error is not None or not any(losses), f"packets are missing: {[each for each in losses if each]}"
+        assert error is not None or not any(losses), (
+            f"packets are missing: {[each for each in losses if each]}"
+        )
 
     def _list_connections(self) -> None:
         """At once: the kernel forgets a connection that was reset after 10 s (nf_conntrack_tcp_timeout_close)."""

@@ -1,0 +1,77 @@
+"""What commands that speak to a cluster have in common: kubectl's options, and the connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from probe.commands.options import Format
+from probe.errors import UnavailableError
+from probe.output import put
+
+if TYPE_CHECKING:
+    from probe.cluster.client import Api
+
+ContextOption = Annotated[
+    str | None,
+    typer.Option("--context", metavar="NAME", help="The context of the kubeconfig. [the current one]"),
+]
+
+KubeconfigOption = Annotated[
+    Path | None,
+    typer.Option("--kubeconfig", metavar="FILE", help="The kubeconfig. [$KUBECONFIG, or ~/.kube/config]"),
+]
+
+NamespaceOption = Annotated[
+    str | None,
+    typer.Option("-n", "--namespace", metavar="NAMESPACE", help="The namespace. [the context's]"),
+]
+
+
+def duration_option(text: str | float | None) -> float | None:
+    """Seconds of "30s", "1m30s" or "30". Raises typer.BadParameter."""
+    from probe.cluster.durations import parse_duration
+
+    if text is None or isinstance(text, float):
+        return text
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@contextmanager
+def connected(kubeconfig: Path | None, context: str | None) -> Iterator[Api]:
+    """A connection to the cluster, with SIGTERM ending it in order. Raises UnavailableError."""
+    try:
+        from probe.cluster.client import Api
+        from probe.cluster.interrupts import termination
+    except ImportError as error:
+        raise UnavailableError(f"{error}: install client-ip-probe[cluster]") from error
+    with termination(), Api.connect(kubeconfig, context) as api:
+        yield api
+
+
+def print_objects(objects: Sequence[dict[str, Any]], output: Format) -> None:
+    """Objects as kubectl reads them: YAML documents, or one JSON List."""
+    from probe import chart
+
+    put(
+        chart.to_json(list(objects))
+        if output in {Format.JSON, Format.JSONL}
+        else chart.to_yaml(list(objects))
+    )
+
+
+def sample_option(text: str | None) -> int:
+    """N of "1/N". Raises typer.BadParameter."""
+    if text is None:
+        return 1
+    first, _, number = text.partition("/")
+    if first.strip() != "1" or not number.strip().isdecimal() or not 1 <= int(number) <= 1 << 16:
+        raise typer.BadParameter(f"{text[:40]!a} is no share; write 1/N, for instance 1/16")
+    return int(number)
