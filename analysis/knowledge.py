@@ -32,6 +32,7 @@ class Coverage:
     kinds: dict[str, frozenset[TapKind]]
     lossy: frozenset[str]
     whole: frozenset[str]  # places where one tap shows every interface
+    nat: frozenset[str]  # places whose kernel's NAT records are at hand
     first_bytes: bool  # whether first bytes other than signatures were to be captured
 
     @classmethod
@@ -46,6 +47,7 @@ class Coverage:
             kinds={place: frozenset(found) for place, found in kinds.items()},
             lossy=frozenset(lossy),
             whole=frozenset(tap.node for tap in recording.taps if every_interface(tap.interface)),
+            nat=frozenset(recording.nodes[number] for number in set(recording.nat["node"].tolist())),
             first_bytes="off" not in heads,
         )
 
@@ -289,8 +291,12 @@ def _origin_certain(connection: Connection, coverage: Coverage, facts: Facts) ->
         return first.place == connection.owner.node
     if kind is OwnerKind.LOOPBACK:
         return True
-    # A node's own address, before DNAT, on that very node: a process of the node asked.
-    return kind is OwnerKind.NODE and first.place == connection.owner.node
+    # A node's own address, before DNAT, on that very node: a process of the node asked. At the NIC alone, on the way
+    # out, it can as well be what the CNI put in a pod's place.
+    if kind is not OwnerKind.NODE or first.place != connection.owner.node:
+        return False
+    inside = bool(coverage.kinds.get(first.place, frozenset()) & POD_SIDE) or first.place in coverage.whole
+    return first.kind is not TapKind.NIC or inside or first.place in coverage.nat
 
 
 def _outsider_certain(trip: Trip, coverage: Coverage) -> bool:

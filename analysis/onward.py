@@ -124,6 +124,9 @@ class Onward:
         here = self._taps.get(reached.place, frozenset())
         stream = trip.leg.stream
         if request is not None:
+            known = _from_the_beginning(trip) if request.index else stream.requests[0].offset == 0
+            if not known:
+                return None  # which answer is this request's is not known
             start = request.said.at(here)
             answers = stream.answers[request.index : request.index + 1]
             end = answers[0].at(here) if answers else None

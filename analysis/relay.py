@@ -263,6 +263,8 @@ class Relay:
                 numbers = frozenset({back.request}) if back.request is not None else None
                 if len(back.trip.requests) <= 1:
                     numbers = None
+                if not _fits(front.trip, back.trip, numbers):
+                    continue
                 self._ties[id(back.trip)].append(Tie(front.trip, by, numbers))
 
 
@@ -284,6 +286,19 @@ def _digest(trip: Trip) -> int:
 def _in_vain(trip: Trip) -> bool:
     """Whether nobody answered, so that nothing was said on it."""
     return not trip.leg.answered and trip.leg.first_bytes is None
+
+
+def _fits(front: Trip, back: Trip, numbers: frozenset[int] | None) -> bool:
+    """Whether what the requests say of where they came from does not contradict that they came by `front`."""
+    came = {request.claims.chain for request in front.requests}
+    peer = front.steps[-1].addresses.src
+    return all(
+        not request.claims.chain
+        or request.claims.chain in came
+        or address_in(request.claims.chain[-1]) == peer
+        for request in back.requests
+        if numbers is None or request.index in numbers
+    )
 
 
 def _begins_header(trip: Trip) -> bool:

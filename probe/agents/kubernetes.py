@@ -24,9 +24,10 @@ from probe.cluster.timing import Clock, ClockGauge
 from probe.errors import ProbeError
 from probe.render.escape import escape
 
-#: Seconds between beats, and of silence after which an agent ends.
+#: Seconds between beats, and of silence after which an agent ends; it may take 10 s more to say goodbye, so that what
+#: was abandoned is over within 30 s.
 BEAT_EVERY = 5.0
-SILENCE = 30
+SILENCE = 20
 
 _QUICK_BEATS = 4  # round trips at the beginning, one after the other, for the clock
 _SEND_WITHIN = 10.0

@@ -332,7 +332,7 @@ class Api:
                 if error.status == 401 and not last:
                     await self._renew()
                     continue
-                raise _refusal({"message": error.message}, error.status, wanted) from error
+                raise _not_opened(error.status, wanted) from error
             except (aiohttp.ClientError, TimeoutError) as error:
                 raise self._unreachable(error) from error
         raise AssertionError("the second try answers or raises")
@@ -378,6 +378,16 @@ class Api:
 
 _VERSION = Resource("v1", "the server's version", "", namespaced=False)
 PODS_EXEC = Resource("v1", "pods/exec", "PodExecOptions", namespaced=True)
+
+
+def _not_opened(status: int, wanted: tuple[str, Resource, str | None]) -> UnavailableError:
+    """The error for a stream that the server would not open; its words are not kept in a refused handshake."""
+    if status >= 500:
+        return ApiError(
+            f"the stream could not be opened ({status}): the API server may not reach the node's kubelet, port 10250",
+            status,
+        )
+    return _refusal({"message": "the handshake was refused"}, status, wanted)
 
 
 def _json(data: bytes) -> Json:

@@ -66,12 +66,3 @@ def print_objects(objects: Sequence[dict[str, Any]], output: Format) -> None:
         else chart.to_yaml(list(objects))
     )
 
-
-def sample_option(text: str | None) -> int:
-    """N of "1/N". Raises typer.BadParameter."""
-    if text is None:
-        return 1
-    first, _, number = text.partition("/")
-    if first.strip() != "1" or not number.strip().isdecimal() or not 1 <= int(number) <= 1 << 16:
-        raise typer.BadParameter(f"{text[:40]!a} is no share; write 1/N, for instance 1/16")
-    return int(number)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from daemonset.lifeline import BEAT, END
 from daemonset.observation import (
     NAT,
     PACKET,
@@ -264,6 +265,30 @@ def test_it_ends_with_its_lifeline(node: Scene) -> None:
     agent.process.stdin.close()
     assert agent.rest() == 0
     assert agent.of(Bye)[0].reason == "lifeline cut"
+
+
+def test_it_ends_when_its_lifeline_falls_silent(node: Scene) -> None:
+    agent = start(node, "--lifeline", "0.5", stdin=subprocess.PIPE)
+    assert agent.rest() == 0
+    assert agent.of(Bye)[0].reason == "lifeline silent"
+    assert agent.process.stdin is not None
+    agent.process.stdin.close()
+
+
+def test_it_answers_each_beat_with_its_time_and_ends_when_it_is_asked_to(node: Scene) -> None:
+    agent = start(node, "--lifeline", "60", stdin=subprocess.PIPE)
+    agent.until_ready()
+    assert agent.process.stdin is not None
+    before = time.time_ns()
+    agent.process.stdin.write(BEAT)
+    agent.process.stdin.flush()
+    agent.until(lambda: len(agent.of(Ready)) == 2)
+    assert before <= agent.of(Ready)[1].time <= time.time_ns()
+    agent.process.stdin.write(END)
+    agent.process.stdin.flush()
+    assert agent.rest() == 0
+    assert agent.of(Bye)[0].reason == "asked to"
+    agent.process.stdin.close()
 
 
 def test_it_ends_after_its_duration_and_on_ctrl_c(node: Scene) -> None:

@@ -1,8 +1,7 @@
-"""Clusters for tests: the lab behind a double of the API server, or a real one where it is named."""
+"""Clusters for tests: a double of the API server, with the lab behind it or with scripted agents."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,14 +19,10 @@ from tests.lab.here import why_not
 
 
 @pytest.fixture(autouse=True)
-def there_or_skip(request: pytest.FixtureRequest) -> None:
-    """Tests marked `lab` need namespaces and tools; tests marked `cluster` need a real one."""
+def lab_or_skip(request: pytest.FixtureRequest) -> None:
+    """Tests marked `lab` need namespaces and tools."""
     if request.node.get_closest_marker("lab") and why_not():
         pytest.skip(why_not())
-    if request.node.get_closest_marker("cluster"):
-        unset = [name for name in ("PROBE_E2E_KUBECONFIG", "PROBE_E2E_IMAGE") if not os.environ.get(name)]
-        if unset:
-            pytest.skip(f"needs a real Kubernetes: {' and '.join(unset)} not set")
 
 
 class Stage:
@@ -50,7 +45,7 @@ class Stage:
 
     def start(self, *arguments: str | Path) -> Running:
         """Start `probe ARGUMENTS… --kubeconfig …`."""
-        running = Running(self.double, self.kubeconfig, *arguments)
+        running = Running(self.kubeconfig, *arguments)
         self._running.append(running)
         return running
 
@@ -60,7 +55,7 @@ class Stage:
 
     def close(self) -> None:
         for running in self._running:
-            if running.process.poll() is None:
+            if not running.over:
                 running.process.kill()
                 running.ending()
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, Queue
 
 from tests.cli.helpers import Ending, start
-from tests.cluster.double import Double
 
 PATIENCE = 60.0
 
@@ -18,10 +16,11 @@ PATIENCE = 60.0
 class Running:
     """A command under way, whose words on stderr can be awaited."""
 
-    def __init__(self, double: Double, kubeconfig: Path, *arguments: str | Path) -> None:
+    def __init__(self, kubeconfig: Path, *arguments: str | Path) -> None:
         self.process: subprocess.Popen[bytes] = start(*arguments, "--kubeconfig", kubeconfig)
         self.said: list[str] = []
         self._lines: Queue[str | None] = Queue()
+        self.over = False
         self._out: list[bytes] = []
         self._readers = [
             threading.Thread(target=self._read_err, daemon=True),
@@ -64,6 +63,7 @@ class Running:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+        self.over = True
         for reader in self._readers:
             reader.join()
         for stream in (self.process.stdout, self.process.stderr):
@@ -72,6 +72,3 @@ class Running:
         while (line := self._lines.get()) is not None:
             self.said.append(line)
         return Ending(code, b"".join(self._out).decode(), "\n".join(self.said) + "\n")
-
-
-Starter = Callable[..., Running]

@@ -102,7 +102,9 @@ def test_a_standing_installation_is_no_leftover(stage: Stage) -> None:
     }
     stage.double.call(lambda: stage.double.store.create(("v1", "namespaces"), body))
     assert "nothing is left" in stage.start("cleanup").ending().out
-    assert "client-ip-probe" in {each["metadata"]["name"] for each in stage.double.objects("v1", "namespaces")}
+    assert "client-ip-probe" in {
+        each["metadata"]["name"] for each in stage.double.objects("v1", "namespaces")
+    }
 
 
 def test_a_namespace_that_does_not_go_is_named_with_its_reason(stage: Stage) -> None:

@@ -21,7 +21,9 @@ from tests.cluster.double.store import Json, Kind, Store
 
 T = TypeVar("T")
 
-_PLURALS = {(group_version, kind): (group_version, plural) for (group_version, plural), (kind, _) in KNOWN.items()}
+_PLURALS = {
+    (group_version, kind): (group_version, plural) for (group_version, plural), (kind, _) in KNOWN.items()
+}
 
 
 class Double:
@@ -148,7 +150,11 @@ def _grown_up(item: Json) -> Json:
         labels = item["metadata"].setdefault("labels", {})
         labels.setdefault("kubernetes.io/os", "linux")
         labels.setdefault("kubernetes.io/arch", "amd64")
-        info = {"operatingSystem": labels["kubernetes.io/os"], "architecture": "amd64", "kubeletVersion": "v1.36.0"}
+        info = {
+            "operatingSystem": labels["kubernetes.io/os"],
+            "architecture": "amd64",
+            "kubeletVersion": "v1.36.0",
+        }
         item.setdefault("status", {})["nodeInfo"] = info
         item["status"].setdefault("conditions", [{"type": "Ready", "status": "True"}])
     return item

@@ -120,7 +120,9 @@ class Nodes:
             self._state(pod, {"waiting": {"reason": "ImagePullBackOff", "message": message}})
             return
         if fault == "crash":
-            self._state(pod, {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting"}})
+            self._state(
+                pod, {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting"}}
+            )
             return
         self.run(pod)
 
@@ -202,7 +204,7 @@ class Nodes:
                 self.store.changed_object(kind, body)
                 return
             name = body["metadata"]["name"]
-            while contents := [each for each in self.store.in_namespace(name)]:
+            while contents := list(self.store.in_namespace(name)):
                 for its_kind, each in contents:
                     self.delete(its_kind, each)
                 await asyncio.sleep(0.02)

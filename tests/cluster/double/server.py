@@ -16,7 +16,7 @@ from tests.cluster.double.faults import Faults
 from tests.cluster.double.nodes import DAEMON_SETS, NAMESPACES, PODS, Nodes
 from tests.cluster.double.store import Json, Kind, Refused, Store
 
-TOKEN = "first"  # noqa: S105 - of a double
+TOKEN = "first"
 USER = "operator"
 
 #: Kinds that the double knows: plural, kind, and whether they live in namespaces.
@@ -37,7 +37,7 @@ KNOWN: dict[Kind, tuple[str, bool]] = {
 }
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-_PAGE_TOKEN = "continue-{version}-{at}"  # noqa: S105 - a place in a list
+_PAGE_TOKEN = "continue-{version}-{at}"
 
 
 class Server:
@@ -93,9 +93,11 @@ class Server:
         self, request: web.Request, kind: Kind, namespace: str | None, name: str, sub: str
     ) -> web.StreamResponse:
         watch = request.query.get("watch") in {"1", "true"}
-        verb = {"GET": "get" if name else "watch" if watch else "list", "POST": "create", "DELETE": "delete"}.get(
-            request.method, request.method.lower()
-        )
+        verb = {
+            "GET": "get" if name else "watch" if watch else "list",
+            "POST": "create",
+            "DELETE": "delete",
+        }.get(request.method, request.method.lower())
         resource = f"{kind[1]}/{sub}" if sub else kind[1]
         self.requests.append((verb, resource))
         self._authorize(verb, kind, resource, namespace, name)
@@ -114,7 +116,9 @@ class Server:
                 text = await request.text()
                 return self._delete(kind, namespace, name, json.loads(text) if text else {})
             case _:
-                raise Refused(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+                raise Refused(
+                    405, "MethodNotAllowed", "the server does not allow this method on the requested resource"
+                )
 
     def _authorize(self, verb: str, kind: Kind, resource: str, namespace: str | None, name: str) -> None:
         if (verb, resource) not in self.faults.forbidden:
@@ -133,12 +137,16 @@ class Server:
 
     def _list(self, request: web.Request, kind: Kind, namespace: str | None) -> web.Response:
         query = request.query
-        found = self.store.select(kind, namespace, query.get("labelSelector", ""), query.get("fieldSelector", ""))
+        found = self.store.select(
+            kind, namespace, query.get("labelSelector", ""), query.get("fieldSelector", "")
+        )
         at, version = 0, self.store.version
         if token := query.get("continue"):
             _, told, place = token.split("-")
             if int(told) < self.store.oldest:
-                raise Refused(410, "Expired", "The provided continue parameter is too old to display a consistent list")
+                raise Refused(
+                    410, "Expired", "The provided continue parameter is too old to display a consistent list"
+                )
             at, version = int(place), int(told)
         limit = int(query.get("limit", "0")) or len(found) or 1
         metadata: Json = {"resourceVersion": str(version)}
@@ -164,7 +172,9 @@ class Server:
         with contextlib.suppress(ConnectionError):
             while left is None or left > 0:
                 if seen < self.store.oldest - 1:
-                    expired = Refused(410, "Expired", f"too old resource version: {seen} ({self.store.oldest})")
+                    expired = Refused(
+                        410, "Expired", f"too old resource version: {seen} ({self.store.oldest})"
+                    )
                     await _event(response, "ERROR", expired.status)
                     break
                 for change in [each for each in self.store.history if each.version > seen]:
@@ -173,7 +183,10 @@ class Server:
                         await _event(response, change.type, change.body)
                         left = None if left is None else left - 1
                 async with self.store.changed:
-                    if not any(each.version > seen for each in self.store.history) and seen >= self.store.oldest - 1:
+                    if (
+                        not any(each.version > seen for each in self.store.history)
+                        and seen >= self.store.oldest - 1
+                    ):
                         await self.store.changed.wait()
         return response
 
@@ -182,17 +195,23 @@ class Server:
     def _create(self, kind: Kind, namespace: str | None, body: Json, *, dry_run: bool) -> web.Response:
         metadata = body.get("metadata") or {}
         if not _NAME.fullmatch(str(metadata.get("name", ""))):
-            raise Refused(422, "Invalid", f'{KNOWN[kind][0]} "{metadata.get("name")}" is invalid: metadata.name')
+            raise Refused(
+                422, "Invalid", f'{KNOWN[kind][0]} "{metadata.get("name")}" is invalid: metadata.name'
+            )
         if KNOWN[kind][1]:
             if metadata.get("namespace", namespace) != namespace:
-                raise Refused(400, "BadRequest", "the namespace of the provided object does not match the request")
+                raise Refused(
+                    400, "BadRequest", "the namespace of the provided object does not match the request"
+                )
             metadata["namespace"] = namespace
             home = self.store.find(NAMESPACES, "", namespace or "")
             if home is None:
                 details = {"name": namespace, "kind": "namespaces"}
                 raise Refused(404, "NotFound", f'namespaces "{namespace}" not found', details)
             if "deletionTimestamp" in home["metadata"]:
-                message = f"unable to create new content in namespace {namespace} because it is being terminated"
+                message = (
+                    f"unable to create new content in namespace {namespace} because it is being terminated"
+                )
                 raise Refused(403, "Forbidden", message)
         if kind == DAEMON_SETS:
             _check_daemons(body)
@@ -221,14 +240,18 @@ class Server:
             raise Refused(400, "BadRequest", "Upgrade request required")
         if self.faults.exec_errors > 0:
             self.faults.exec_errors -= 1
-            raise Refused(500, "InternalError", "error dialing backend: dial tcp 172.30.0.11:10250: i/o timeout")
+            raise Refused(
+                500, "InternalError", "error dialing backend: dial tcp 172.30.0.11:10250: i/o timeout"
+            )
         command, container = request.query.getall("command", []), request.query.get("container")
         if not command:
             raise Refused(400, "BadRequest", "you must specify at least 1 command for the container")
         if container not in {each["name"] for each in pod["spec"]["containers"]}:
             raise Refused(400, "BadRequest", f"container {container} is not valid for pod {name}")
         if pod["status"].get("phase") != "Running":
-            raise Refused(500, "InternalError", f"unable to upgrade connection: container not found ({container!r})")
+            raise Refused(
+                500, "InternalError", f"unable to upgrade connection: container not found ({container!r})"
+            )
         node = pod["spec"]["nodeName"]
         socket = web.WebSocketResponse(protocols=self.faults.protocols, max_msg_size=0)
         await socket.prepare(request)

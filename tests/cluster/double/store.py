@@ -86,14 +86,18 @@ class Store:
             if fields and not all(_field(body, part) for part in fields.split(",")):
                 continue
             found.append(body)
-        return sorted(found, key=lambda body: (body["metadata"].get("namespace", ""), body["metadata"]["name"]))
+        return sorted(
+            found, key=lambda body: (body["metadata"].get("namespace", ""), body["metadata"]["name"])
+        )
 
     def create(self, kind: Kind, body: Json) -> Json:
         body = copy.deepcopy(body)
         metadata = body["metadata"]
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         if self.find(kind, namespace, name) is not None:
-            raise Refused(409, "AlreadyExists", f'{kind[1]} "{name}" already exists', {"name": name, "kind": kind[1]})
+            raise Refused(
+                409, "AlreadyExists", f'{kind[1]} "{name}" already exists', {"name": name, "kind": kind[1]}
+            )
         metadata["uid"] = str(uuid.uuid4())
         metadata["creationTimestamp"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._objects.setdefault(kind, {})[namespace, name] = body
