@@ -32,6 +32,7 @@ SILENCE = 20
 _QUICK_BEATS = 4  # round trips at the beginning, one after the other, for the clock
 _SEND_WITHIN = 10.0
 _LAST_WORDS = 4096
+_KILLED = 137  # 128 and SIGKILL: by the kernel for want of memory, most often
 _TRIES = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts to start an agent
 _TOGETHER = 64  # agents that are being started at the same time
 
@@ -157,9 +158,10 @@ class NodeAgent:
             return None
         if lines:
             return escape(lines[-1])
-        if self._ended.message:
-            return f"the agent ended: {escape(self._ended.message)}"
-        return f"the agent ended with code {self._ended.code}"
+        if self._ended.code is None:
+            return f"the agent was ended: {escape(self._ended.message) or 'the server does not say why'}"
+        killed = ", killed" if self._ended.code == _KILLED else ""
+        return f"the agent ended with code {self._ended.code}{killed}"
 
     async def _ask_to_end(self) -> None:
         await self._send(channels.pack(channels.STDIN, END))

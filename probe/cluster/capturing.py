@@ -39,10 +39,12 @@ from probe.folder import Meta
 from probe.manifests import IMAGE, installation, session_name
 from probe.session import Session, Words, capture
 
-#: Seconds to watch for, bytes of observations to take, and connections to follow, unless told otherwise.
+#: Seconds to watch for, bytes of streams to take, and connections and packets in them: judging takes some 400 bytes of
+#: memory for a packet, so these stay below 2 GiB.
 DURATION = 30.0
 MAX_BYTES = 1 << 30
 MAX_FLOWS = 1_000_000
+MAX_PACKETS = 4_000_000
 
 _TELL_EVERY = 2.0  # seconds
 _TICK = 0.2
@@ -66,6 +68,7 @@ class Wish:
     wait: float = WAIT
     max_bytes: int = MAX_BYTES
     max_flows: int = MAX_FLOWS
+    max_packets: int = MAX_PACKETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +242,7 @@ def _watch(scene: _Scene, asking: Asking | None, ingress: Callable[[], IngressRe
         proxy_mode=gathered.facts.proxy_mode,
         facts=gathered.facts,
     )
-    counts = Counts(wish.max_flows)
+    counts = Counts(wish.max_flows, wish.max_packets)
     source = KubernetesSource(
         api,
         where,
@@ -283,8 +286,8 @@ def _wait(wish: Wish, source: KubernetesSource, counts: Counts, told: Told) -> N
         if source.received > wish.max_bytes:
             told.note(f"· ended early: the limit of {wish.max_bytes >> 20} MiB of observations is reached")
             return
-        if counts.full:
-            told.note(f"· ended early: the limit of {wish.max_flows:,} connections is reached")
+        if limit := counts.limit:
+            told.note(f"· ended early: the limit of {limit} is reached")
             return
         if now >= tell:
             told.progress(f"{counts}; watching for {ends - now:.0f} s more, Ctrl-C ends that")

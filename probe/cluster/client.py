@@ -39,6 +39,9 @@ CHANNEL_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 
 _LINE_LIMIT = 16 << 20  # bytes of one watch event; objects in etcd are an order of magnitude shorter
 _BUSY = frozenset({429, 500, 502, 503, 504})
+_NOT_DONE = frozenset(
+    {429, 503}
+)  # refused before anything was done (API priority and fairness; shutting down)
 
 T = TypeVar("T")
 Objects = list[Json]
@@ -259,19 +262,23 @@ class Api:
         query: dict[str, str] | None = None,
         body: Json | None = None,
     ) -> Json:
-        """One request and its answer. Reads are tried again where the server is busy or not there for a moment."""
+        """One request and its answer, tried again where the server is busy or not there for a moment.
+
+        What creates is tried again only where it was certainly not done.
+        """
         timeout = aiohttp.ClientTimeout(total=REQUEST_WITHIN, sock_connect=OPEN_WITHIN)
-        for pause in (*(RETRY_AFTER if method != "POST" else ()), None):
+        for pause in (*RETRY_AFTER, None):
             try:
                 async with self._send(
                     method, path, wanted, query=query, body=body, timeout=timeout
                 ) as response:
                     return _json(await response.read())
             except ApiError as error:
-                if pause is None or error.status not in _BUSY:
+                if pause is None or error.status not in (_BUSY if method != "POST" else _NOT_DONE):
                     raise
             except (aiohttp.ClientError, TimeoutError) as error:
-                if pause is None or isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+                again = method != "POST" or isinstance(error, aiohttp.ClientConnectorError)
+                if pause is None or not again or isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
                     raise self._unreachable(error) from error
             await asyncio.sleep(pause)
         raise AssertionError("the last try answers or raises")
@@ -387,6 +394,8 @@ def _not_opened(status: int, wanted: tuple[str, Resource, str | None]) -> Unavai
             f"the stream could not be opened ({status}): the API server may not reach the node's kubelet, port 10250",
             status,
         )
+    if status == 404:
+        return NotFoundError("the pod is not there any more", status)
     return _refusal({"message": "the handshake was refused"}, status, wanted)
 
 

@@ -14,14 +14,15 @@ class Counts:
     """Packets, connections and losses of all streams.
 
     A connection is counted by the initial sequence number of its SYN, which no NAT rewrites: once, wherever it is
-    seen. `limit`: how many are told apart.
+    seen. `flows` and `packets` are how many of each are wanted: both are kept in memory until they are judged.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, flows: int, packets: int) -> None:
         self.packets = 0
         self.dropped = 0
         self.nodes: set[str] = set()
-        self._limit = limit
+        self._most_flows = flows
+        self._most_packets = packets
         self._flows: set[int] = set()
 
     @property
@@ -30,9 +31,11 @@ class Counts:
         return len(self._flows)
 
     @property
-    def full(self) -> bool:
-        """Whether the limit is reached."""
-        return len(self._flows) >= self._limit
+    def limit(self) -> str | None:
+        """The limit that is reached, in words."""
+        if self.flows >= self._most_flows:
+            return f"{self._most_flows:,} connections"
+        return f"{self._most_packets:,} packets" if self.packets >= self._most_packets else None
 
     def take(self, place: str, frame: Frame) -> None:
         """One more frame of a stream."""
@@ -41,7 +44,7 @@ class Counts:
                 table = np.frombuffer(rows, dtype=PACKET.dtype())
                 self.packets += len(table)
                 self.nodes.add(place)
-                if not self.full:
+                if self.flows < self._most_flows:
                     opening = (table["flags"] & _HANDSHAKE == TcpFlag.SYN) & (table["protocol"] == 6)
                     self._flows.update(table["seq"][opening].tolist())
             case Loss(_, _, dropped):

@@ -81,7 +81,7 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 def parse(text: str | None, namespace: str, *, label: str | None = None) -> Selection:
     """What `TYPE/NAME`, or `[TYPE] -l SELECTOR`, asks for. Raises UsageError, in one line."""
     if text is None and label is None:
-        raise UsageError(f"nothing is said to be watched; {EXAMPLES}")
+        raise UsageError(f"nothing is said to be watched; {EXAMPLES}, or --lab SCENARIO")
     if text is not None and "/" in text:
         if label is not None:
             raise UsageError("a name cannot be given together with -l; give one of them")

@@ -65,4 +65,3 @@ def print_objects(objects: Sequence[dict[str, Any]], output: Format) -> None:
         if output in {Format.JSON, Format.JSONL}
         else chart.to_yaml(list(objects))
     )
-

@@ -135,8 +135,8 @@ def test_explain_lists_and_explains_every_finding(probe: Probe) -> None:
         assert " ".join(definition.fix.split()) in words
 
 
-def test_capturing_without_the_lab_says_what_to_do_instead(probe: Probe) -> None:
-    probe("capture").complains(5, "--lab SCENARIO", "probe analyze --tap")
+def test_capturing_nothing_says_what_can_be_captured(probe: Probe) -> None:
+    probe("capture").complains(2, "svc/NAME", "--lab SCENARIO")
 
 
 def test_an_unknown_scenario_names_the_known_ones(probe: Probe) -> None:

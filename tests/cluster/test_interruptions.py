@@ -168,3 +168,11 @@ def test_clocks_that_differ_are_kept_with_the_session(stage: Stage, tmp_path: Pa
     assert clocks["node2"]["least"] <= 5_000_000_000 <= clocks["node2"]["most"]
     assert clocks["node3"]["least"] <= -90_000_000_000 <= clocks["node3"]["most"]
     assert all(clock["most"] - clock["least"] < 4_000_000_000 for clock in clocks.values())
+
+
+def test_a_stream_that_is_slow_is_still_whole(stage: Stage) -> None:
+    stage.faults.slow = {"node2": 0.3}
+    running = watching(stage)
+    running.interrupt()
+    ending = running.ending()
+    assert ending.json["capture"]["complete"] is True, ending.err

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.facts import Endpoint, Facts, Service, ServicePort
-from daemonset.observation import PACKET, Loss
-from daemonset.wire import PacketRows
+from analysis.recording import RecordingBuilder
+from daemonset.observation import NAT, PACKET, Bye, Hello, Loss, Tap, TapKind, Taps
+from daemonset.wire import PacketRows, Writer
 from probe.cluster import channels
 from probe.cluster.capturing import watched_ports
 from probe.cluster.counting import Counts
@@ -25,8 +27,9 @@ from probe.cluster.interrupts import Terminated, deferred, termination
 from probe.cluster.kubeconfig import load_access
 from probe.cluster.pods import Stage, complaint_about, fate_of, node_of, not_ready, state_of, unfit
 from probe.cluster.resolve import Gathered
-from probe.cluster.timing import ClockGauge
+from probe.cluster.timing import Clock, ClockGauge
 from probe.errors import UnavailableError
+from probe.session import _Follower
 
 Json = dict[str, Any]
 MS = 1_000_000
@@ -244,16 +247,18 @@ def test_a_port_stands_for_the_same_one_on_all_sides_of_nat(
 
 
 def test_connections_are_counted_once_wherever_they_are_seen() -> None:
-    import numpy as np
-
     rows = np.zeros(4, dtype=PACKET.dtype())
     rows["protocol"], rows["flags"], rows["seq"] = 6, [2, 2, 18, 2], [7, 7, 9, 8]
-    counts = Counts(limit=2)
+    counts = Counts(flows=2, packets=100)
     counts.take("n1", PacketRows(rows.tobytes()))
     counts.take("n2", PacketRows(rows.tobytes()))
     counts.take("n2", Loss(0, 10, 3))
-    assert (counts.flows, counts.packets, counts.dropped, counts.full) == (2, 8, 3, True)
+    assert (counts.flows, counts.packets, counts.dropped, counts.limit) == (2, 8, 3, "2 connections")
     assert str(counts) == "2 connections, 8 packets on 2 nodes, 3 dropped by kernels"
+    counts = Counts(flows=9, packets=4)
+    assert counts.limit is None
+    counts.take("n1", PacketRows(rows.tobytes()))
+    assert counts.limit == "4 packets"
 
 
 # ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -339,3 +344,41 @@ def test_a_plugin_that_is_not_installed_is_told(tmp_path: Path) -> None:
     user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": str(tmp_path / "none")}}
     with pytest.raises(UnavailableError, match="log in"):
         token_of(kubeconfig(tmp_path, user))
+
+
+# ── clocks, put right ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(ahead=st.integers(-HOUR, HOUR), when=st.integers(10**18, 2 * 10**18))
+def test_times_of_a_stream_are_put_right_by_what_is_known_of_its_clock(ahead: int, when: int) -> None:
+    table, record = np.zeros(1, dtype=PACKET.dtype()), np.zeros(1, dtype=NAT.dtype())
+    table["time"] = record["time"] = when + ahead
+    stream: list[bytes] = []
+    writer = Writer(stream.append)
+    writer.message(Hello("n1"))
+    writer.message(Taps((Tap("n1", TapKind.NIC, "eth0"),)))
+    writer.packets(table.tobytes())
+    writer.nat(record.tobytes())
+    writer.message(Bye(""))
+    follower = _Follower(Silent())
+    follower.take(b"".join(stream))
+    follower.over(None)
+    builder = RecordingBuilder()
+    follower.pour(builder, Clock(ahead, ahead))
+    recording = builder.build()
+    assert recording.packets["time"].tolist() == recording.nat["time"].tolist() == [when]
+    assert follower.lack is None
+
+
+class Silent:
+    """An agent of which only the name counts."""
+
+    place = "n1"
+
+    def read(self) -> bytes:
+        return b""
+
+    def stop(self) -> None: ...
+
+    def close(self) -> str | None:
+        return None

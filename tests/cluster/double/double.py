@@ -13,7 +13,8 @@ from typing import Any, Self, TypeVar
 
 from aiohttp import web
 
-from tests.cluster.double.execution import Executor
+from tests.cluster.double.certificates import Certificates
+from tests.cluster.double.execution import Command, Executor
 from tests.cluster.double.faults import Faults
 from tests.cluster.double.nodes import NAMESPACES, PODS, Nodes
 from tests.cluster.double.server import KNOWN, TOKEN, Server
@@ -29,7 +30,14 @@ _PLURALS = {
 class Double:
     """An API server with a cluster behind it, on a port of the loopback interface."""
 
-    def __init__(self, objects: Iterable[Json], executor: Executor, faults: Faults | None = None) -> None:
+    def __init__(
+        self,
+        objects: Iterable[Json],
+        executor: Executor,
+        faults: Faults | None = None,
+        certificates: Certificates | None = None,
+    ) -> None:
+        self._certificates = certificates
         self.faults = faults or Faults()
         self._executor = executor
         self._objects = [_grown_up(item) for item in objects]
@@ -61,7 +69,9 @@ class Double:
             self.store.create(_PLURALS[item["apiVersion"], item["kind"]], item)
         self._runner = web.AppRunner(self.server.app, shutdown_timeout=0.5)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        certificates = self._certificates
+        context = certificates.server_context() if certificates is not None else None
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=context)
         await site.start()
         self.port = self._runner.addresses[0][1]
 
@@ -72,25 +82,37 @@ class Double:
         await self._runner.cleanup()
         for command in self.server.commands.values():
             await command.kill()
+        # Handlers of connections that are gone wait for what will not come.
+        rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
     # ── for tests, from their own thread ─────────────────────────────────────────────────────────────────────
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self._certificates is not None else ''}://127.0.0.1:{self.port}"
 
     def kubeconfig(self, path: Path, *, token: str = TOKEN, namespace: str = "") -> Path:
         """Write a kubeconfig with the contexts "lab" (the current one) and "elsewhere" (where nobody listens)."""
         context = {"cluster": "lab", "user": "operator", **({"namespace": namespace} if namespace else {})}
+        cluster, user = {"server": self.url}, {"token": token}
+        if self._certificates is not None:
+            cluster |= {"certificate-authority-data": self._certificates.authority_data}
+            user = {
+                "client-certificate": str(self._certificates.client),
+                "client-key": str(self._certificates.client_key),
+            }
         body = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "lab",
             "clusters": [
-                {"name": "lab", "cluster": {"server": self.url}},
+                {"name": "lab", "cluster": cluster},
                 {"name": "elsewhere", "cluster": {"server": "http://127.0.0.1:9"}},
             ],
-            "users": [{"name": "operator", "user": {"token": token}}],
+            "users": [{"name": "operator", "user": user}],
             "contexts": [
                 {"name": "lab", "context": context},
                 {"name": "elsewhere", "context": {"cluster": "elsewhere", "user": "operator"}},
@@ -132,6 +154,15 @@ class Double:
             for pod in self.store.all(PODS)
             if pod["spec"].get("nodeName") == node and pod["metadata"].get("ownerReferences")
         )
+
+    def wait_for(self, command: Command) -> int:
+        """The exit code of a command of pods/exec."""
+        code: int = self._run(command.wait())
+        return code
+
+    def kill(self, node: str) -> None:
+        """Kill the command that runs on a node, as the kernel does that has no memory left."""
+        self._run(self.server.commands[node].kill())
 
     def evict(self, node: str, message: str = "The node was low on resource: memory.") -> None:
         """End the agent's pod on a node as a kubelet does that lacks something: its streams break."""

@@ -90,7 +90,7 @@ class _LabCommand:
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None and not stream.closed:
                 stream.close()
-        return code
+        return code if code >= 0 else 128 - code  # as shells and runtimes count signals
 
     async def kill(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
