@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format bench lock clean set-up
+.PHONY: help demo test field lint types format bench lock clean set-up
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,10 @@ demo: set-up  ## lose a client's address and keep it, with real packets, in a mi
 	@$(BIN)/probe demo
 
 test: set-up lint types  ## lint, strict types, and the whole suite
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --ignore tests/field
+
+field: set-up  ## analyze captures that tcpdump makes in the lab, apart: see CONTRIBUTING.md
+	$(BIN)/pytest -n auto tests/field
 
 lint: set-up  ## ruff, both as linter and for format
 	$(BIN)/ruff check
