@@ -29,7 +29,9 @@ def disbelief(connection: Connection, known: Known) -> list[str]:
     named = {address_in(address) for address in word.addresses} - {None}
     if known.client in named:
         return []
-    if forged(connection) and named & {address_in(connection.trip.header.source or "")}:  # type: ignore[union-attr]  # forged has a header
+    header = connection.trip.header
+    claimed = address_in(header.source) if header is not None and header.source is not None else None
+    if forged(connection) and claimed in named:
         return []  # SIP305 says it
     reached = connection.trip.reached
     own_peer = {reached.addresses.src} if reached is not None else set()
@@ -39,9 +41,7 @@ def disbelief(connection: Connection, known: Known) -> list[str]:
     if connection.told is not None and _names_the_server(connection.told, connection):
         return ["SIP501"]
     if known.header is Header.TAKEN:
-        header = connection.trip.header
-        used = header is not None and header.source is not None and address_in(header.source) in named
-        return [] if used else ["SIP306"]  # a header that is used and wrong is SIP313
+        return [] if claimed in named else ["SIP306"]  # a header that is used and wrong is SIP313
     return _ignored_field(connection, known.client)
 
 

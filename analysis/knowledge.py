@@ -89,8 +89,7 @@ def learn(connection: Connection, coverage: Coverage, book: AddressBook, facts: 
         speaker=_SPEAKERS[connection.last_word.point if connection.last_word else "http-header"],
         carried=_carried(connection, client) if altered else Carried.NO,
         contested=any(claims.addresses - {client} for claims in connection.claims),
-        suspected=not trip.from_client_tap
-        and (book.suspected(trip.source) or _speaks_for_others(connection)),
+        suspected=_suspected(connection, book),
         replaced_before=replaced_before,
         origin_certain=certain,
         delivered=delivered(trip, book, facts),
@@ -111,7 +110,7 @@ def true_client(
         return _own_address(connection)
     if trip.header is not None and not trip.from_client_tap:
         return None  # its sender may be a balancer that nobody told us of
-    if _speaks_for_others(connection) or (not trip.from_client_tap and book.suspected(trip.source)):
+    if _suspected(connection, book):
         return None
     return trip.source if origin_certain else None
 
@@ -135,7 +134,13 @@ def _own_address(connection: Connection) -> int | None:
     return address_in(connection.asked.source) if connection.asked is not None else None
 
 
-def _speaks_for_others(connection: Connection) -> bool:
+def _suspected(connection: Connection, book: AddressBook) -> bool:
+    """Whether the source may be a proxy that nobody told us of, by what it asks or by what it says."""
+    trip = connection.trip
+    return (not trip.from_client_tap and book.suspected(trip.source)) or _names_others(connection)
+
+
+def _names_others(connection: Connection) -> bool:
     """Whether an outsider names other clients in its requests, as a proxy does that nobody told us of."""
     if connection.trip.from_client_tap or connection.asked is not None or connection.chain:
         return False
@@ -189,7 +194,7 @@ def _carried(connection: Connection, client: int | None) -> Carried:
     claimed = frozenset(address for claims in connection.claims for address in claims.addresses)
     if client is not None:
         return Carried.CLIENT if client in claimed else Carried.NO
-    return Carried.SOMEBODY if claimed and (balancer or _speaks_for_others(connection)) else Carried.NO
+    return Carried.SOMEBODY if claimed and (balancer or _names_others(connection)) else Carried.NO
 
 
 def header_of(connection: Connection, coverage: Coverage, book: AddressBook) -> Header:

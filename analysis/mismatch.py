@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from analysis.addresses import PROTOCOLS, endpoint
 from analysis.claims import address_in
-from analysis.relay import BY_HEADER, BY_HELLO, BY_REQUEST_ID, BY_TOKEN
+from analysis.relay import BY_HELLO, BY_REQUEST_ID, BY_TOKEN
 from analysis.trips import PROXY_PAYLOADS, Connection, Trip
 from daemonset.observation import Payload, ProxyHeader
 
@@ -168,4 +168,4 @@ def _contradicted(connection: Connection, header: ProxyHeader) -> bool:
     link = connection.chain[-1]
     last = link.trip.steps[-1].addresses
     exact = link.by in {BY_HELLO, BY_TOKEN, BY_REQUEST_ID}
-    return exact and link.by != BY_HEADER and header.source != endpoint(last.src, last.sport)
+    return exact and header.source != endpoint(last.src, last.sport)

@@ -17,13 +17,12 @@ from analysis.addresses import endpoint
 from analysis.asked import Asked
 from analysis.claims import Claims, address_in, own_words
 from analysis.hops import Step
+from analysis.relay import BY_REQUEST_ID, BY_TOKEN
 from analysis.trips import Request, Trip, Word
 from daemonset.observation import Tap
 
 SLACK = 100_000  # ns by which two taps of one node may disagree about order
 
-BY_TOKEN = "the probe's token"  # noqa: S105 - words for people
-BY_REQUEST_ID = "the same request id"
 BY_VALUES = "the addresses named in it, and time"
 
 _NOTHING = Claims()

@@ -19,9 +19,8 @@ from daemonset.observation import Tap, TapKind
 
 RELAY_WINDOW = 5_000_000_000  # ns within which a proxy is taken to pass on a client's first bytes
 
-PATIENCE = (
-    60_000_000_000  # ns for which a client is taken to wait, where the end of its connection was not seen
-)
+#: ns for which a client is taken to wait, where the end of its connection was not seen.
+PATIENCE = 60_000_000_000
 
 BY_HEADER = "PROXY header"
 BY_HELLO = "the same TLS ClientHello"
@@ -214,11 +213,11 @@ class Relay:
 
     def _attempts(self, backs: Sequence[Trip]) -> None:
         """Connections that nobody answered: of the only client whose own connection was open and waiting."""
-        answered = {id(tie.front): tie.front for ties in self._ties.values() for tie in ties}
-        carried = {
-            front: min(self._first_at(back) or 0 for back in backs_of)
-            for front, backs_of in self._carriers(answered).items()
-        }
+        carried: dict[int, int] = {}  # when a front leg was first carried on, by its id
+        for back in self._backs:
+            begun = self._first_at(back) or 0
+            for tie in self.ties(back):
+                carried[id(tie.front)] = min(begun, carried.get(id(tie.front), begun))
         for back in backs:
             now = self._first_at(back)
             if now is None:
@@ -230,14 +229,6 @@ class Relay:
             ]
             if len(waiting) == 1:
                 self._ties[id(back)].append(Tie(waiting[0], BY_CONNECTION))
-
-    def _carriers(self, answered: dict[int, Trip]) -> dict[int, list[Trip]]:
-        found: dict[int, list[Trip]] = defaultdict(list)
-        for back in self._backs:
-            for tie in self._ties.get(id(back), ()):
-                if id(tie.front) in answered:
-                    found[id(tie.front)].append(back)
-        return found
 
     def _legs(self, trips: Sequence[Trip], incoming: bool) -> list[_Event]:
         return [

@@ -159,11 +159,6 @@ class Connection:
     ] = ()  # further connections of the balancer for the same client that nobody answered
 
     @property
-    def before(self) -> Link | None:
-        """The client's own leg, where it is not this one."""
-        return self.chain[0] if self.chain else None
-
-    @property
     def last_word(self) -> Word | None:
         """The word of the server furthest on."""
         return self.told or self.word
