@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import duckdb
 import msgspec
 
 from analysis.addresses import AddressBook
@@ -49,8 +50,16 @@ def analyze(
     """Judge every connection of a recording to `service` (`namespace/name`), or to all that are external.
 
     `asked`: requests of our own with what was answered; `ingress`: what configurations and logs say.
-    Raises UnknownServiceError.
+    Raises UnknownServiceError; MemoryError where neither memory nor disk suffices for the joins.
     """
+    try:
+        report = _analyzed(recording, facts, service, Given(asked, IngressFacts(ingress)), limit)
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        raise MemoryError(str(error).partition("\n")[0]) from error
+    return msgspec.structs.replace(report, title=title)
+
+
+def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Given, limit: int) -> Report:
     services = wanted_services(facts, service)
     book = AddressBook(facts, recording.topologies, services)
     context = Context(recording, facts, book, Coverage.of(recording))
@@ -65,7 +74,6 @@ def analyze(
         legs = store.collect([number for shape in shapes for number in shape.sample])
     finally:
         store.close()
-    given = Given(asked, IngressFacts(ingress))
     selection = select(legs, recording.taps, book, facts, given)
     context = replace(
         context,
@@ -86,9 +94,8 @@ def analyze(
         findings=findings_of(journeys, counts, context, capture),
         paths=_paths(journeys, weights),
         service=service,
-        title=title,
         journeys_omitted=sum(omitted.count for omitted in weights.values()),
-        forgeries=forgeries_of(asked),
+        forgeries=forgeries_of(given.asked),
     )
 
 

@@ -38,6 +38,9 @@ TIMESTAMP_SPAN = 300_000  # ticks of the timestamp clock, 1 ms or slower on ever
 UDP_SILENCE = 30_000_000_000  # ns; nf_conntrack_udp_timeout
 CLOCK_SLACK = 60_000_000_000  # ns by which the clocks of two nodes may differ
 
+#: What a join may put on the disk: some times the recording itself. More would be a defect, and fill the disk.
+_SPILL_FACTOR, _SPILL_LEAST = 8, 1 << 30
+
 #: Decides whether (protocol, address words, port) is where a Service listens; tells the ways of UDP apart.
 IsServer = Callable[[int, int, int], bool]
 
@@ -146,13 +149,21 @@ class LegStore:
         self._recording = recording
         # What does not fit into memory is spilled; the engine's default would be a folder in the working directory.
         self._spill = tempfile.TemporaryDirectory(prefix="probe-")
-        self._database = duckdb.connect(":memory:", config={"temp_directory": self._spill.name})
-        self._database.execute("set threads to 2")
-        _load(self._database, recording)
-        _follow_tcp(self._database)
-        _follow_udp(self._database, is_server)
-        _sight(self._database)
-        _attach(self._database)
+        most = _SPILL_LEAST + _SPILL_FACTOR * (recording.packets.nbytes + recording.nat.nbytes)
+        self._database = duckdb.connect(
+            ":memory:",
+            config={"temp_directory": self._spill.name, "max_temp_directory_size": f"{most >> 20}MiB"},
+        )
+        try:
+            self._database.execute("set threads to 2")
+            _load(self._database, recording)
+            _follow_tcp(self._database)
+            _follow_udp(self._database, is_server)
+            _sight(self._database)
+            _attach(self._database)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Give the memory back, and the disk."""

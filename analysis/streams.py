@@ -103,15 +103,17 @@ def collect_streams(database: duckdb.DuckDBPyConnection, heads: tuple[Head, ...]
 
 
 def _owned(condition: str, isn: str, rows: str, client: str) -> str:
-    """Rows of `packets` with their leg and their offset in one side's bytes."""
+    """Rows of `packets` with their leg and their offset in one side's bytes.
+
+    A packet is its tuple's last leg's before it. A plain join would pair it with every leg that ever had the tuple.
+    """
+    answered = " where l.server_isn is not null" if isn == "l.server_isn" else ""
     return f"""
         select a.leg, {client} as client, b.row, b.tap, b.time, b.flags, b.length, b.payload, b.head, b.digest,
                ((b.seq::bigint - {isn}::bigint - 1 + (b.flags & 2) // 2) & 4294967295) as position
-        from packets b
-        join sightings a on a.tap = b.tap and {condition} and b.time >= a.seen
-        join legs l on l.leg = a.leg
-        where b.protocol = 6 and b.icmp = 0 and {rows}
-        qualify row_number() over (partition by b.row order by a.seen desc) = 1
+        from (select * from packets b where b.protocol = 6 and b.icmp = 0 and {rows}) b
+        asof join sightings a on a.tap = b.tap and {condition} and b.time >= a.seen
+        join legs l on l.leg = a.leg{answered}
     """  # noqa: S608 - only constants of this module are put into the text
 
 
@@ -122,7 +124,7 @@ def _said(database: duckdb.DuckDBPyConnection) -> list[Any]:
         with owned as (
             {_owned(_SAME, "l.isn", f"({rows})", "true")}
             union all
-            {_owned(_MIRRORED, "l.server_isn", f"({rows}) and l.server_isn is not null", "false")}
+            {_owned(_MIRRORED, "l.server_isn", f"({rows})", "false")}
         )
         select leg, client, position, arg_max(length, rank), arg_max(payload, rank), arg_max(head, rank),
                arg_max(digest, rank), list([tap, time] order by time, tap)
@@ -139,7 +141,7 @@ def _ends(database: duckdb.DuckDBPyConnection) -> list[Any]:
         with owned as (
             {_owned(_SAME, "l.isn", rows, "true")}
             union all
-            {_owned(_MIRRORED, "l.server_isn", f"{rows} and l.server_isn is not null", "false")}
+            {_owned(_MIRRORED, "l.server_isn", rows, "false")}
         )
         select leg, tap, min(time), client, arg_min(flags, time), arg_min(position + length, time)
         from owned join chosen using (leg)

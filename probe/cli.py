@@ -21,6 +21,7 @@ from probe import __version__
 from probe.commands import agent, analyze, capture, cleanup, decode, demo, explain, lab, manifests
 from probe.errors import ExitCode, ProbeError, os_error
 from probe.output import end_progress, flush, forget_stdout, note, put
+from probe.render.escape import escape
 
 EPILOG = (
     "Exit codes: 0 preserved, or all well · 1 a defect of probe · 2 usage · 3 a client address lost, or a "
@@ -109,6 +110,12 @@ def _run(arguments: list[str]) -> int:
             forget_stdout()
             return _complain(str(os_error(error, "write to stdout")), ExitCode.ENVIRONMENT)
         return _defect(error)
+    except MemoryError as error:
+        why = f" ({escape(str(error))})" if str(error) else ""
+        remedy = "capture for a shorter time, or free memory and space for temporary files"
+        return _complain(
+            f"there is not enough room for so many observations{why}; {remedy}", ExitCode.ENVIRONMENT
+        )
     except Exception as error:  # the last line of defence: it reports, and it ends
         return _defect(error)
 

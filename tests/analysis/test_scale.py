@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -87,3 +88,21 @@ def test_sharing_a_judgement_gives_what_judging_alone_gives(monkeypatch: pytest.
     alone = story.report()
     assert shared == alone
     assert {journey.verdict for journey in shared.journeys} >= {Verdict.LOST}
+
+
+def test_one_tuple_used_again_by_each_of_many_connections_costs_no_more_than_many_tuples() -> None:
+    # Joined naively, each packet meets each connection that ever had its tuple: here some 400 million pairs, more
+    # than the joins may put on the disk.
+    story = Story(cluster()).connection(REMOTE)
+    report = analyze(repeated(story.recording(), 20_000), story.facts, limit=10)
+    assert report.summary.lost == report.summary.journeys == 20_000
+
+
+def test_too_little_room_is_said_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise duckdb.OutOfMemoryException("Out of Memory Error: no room\nand how to get more")
+
+    monkeypatch.setattr("analysis.legs._sight", full)
+    story = Story(cluster()).connection(REMOTE)
+    with pytest.raises(MemoryError, match=r"^Out of Memory Error: no room$"):
+        analyze(story.recording(), story.facts)

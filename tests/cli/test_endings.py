@@ -66,6 +66,19 @@ def test_a_defect_of_ours_asks_to_be_reported(probe: Probe, monkeypatch: pytest.
     assert "\x1b" not in ending.err
 
 
+def test_too_many_observations_for_this_machine(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError("Out of Memory Error: could not offload block of 256.0 KiB")
+
+    monkeypatch.setattr("probe.render.catalogue.definition_text", full)
+    ending = probe("explain", "SIP101")
+    assert ending.code == 5
+    assert ending.err == (
+        "probe: there is not enough room for so many observations (Out of Memory Error: could not offload block of "
+        "256.0 KiB); capture for a shorter time, or free memory and space for temporary files\n"
+    )
+
+
 def test_debug_shows_where_a_defect_is(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("the catalogue burnt down")
