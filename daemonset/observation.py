@@ -4,7 +4,8 @@ An observation is one thing seen at one point at one time by one agent. There ar
 
 * **rows** of fixed layout, for what comes by the million: packets (`PACKET`) and kernel NAT records (`NAT`).
   Little-endian, no padding; `Layout.dtype()` reads a whole batch as columns, `Layout.struct` one row.
-* **messages**, for what comes rarely: who the agent is, its taps, the node's topology, loss counters.
+* **messages**, for what comes rarely: who the agent is, its taps, the node's topology, loss counters, and on
+  request the rules that packets met.
 
 Rules of this file:
 
@@ -337,7 +338,75 @@ class Bye(msgspec.Struct, frozen=True, tag="bye"):
     time: int = 0
 
 
-Message = Hello | Taps | Topology | Ready | Heads | Loss | Gap | Bye
+class Tracing(msgspec.Struct, frozen=True, tag="tracing"):
+    """Whether the kernel names the rules that packets meet in one network namespace, and how; said again at the end.
+
+    `refused` says why it does not. `packets` of at most `limit` were traced so far; with `overrun`, the kernel named
+    more than could be read.
+    """
+
+    namespace: str = ""  # a pod's, by its inode; "": the node's own
+    mechanism: str = ""  # "nftables trace"; "": none
+    refused: str = ""
+    limit: int = 0
+    packets: int = 0
+    overrun: bool = False
+    time: int = 0
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """A rule of the kernel's packet filter that a traced packet met, as far as it can be read.
+
+    `action` is what it does with a packet that it matches: drop, reject, accept, dnat, redirect, snat, masquerade,
+    mark, jump, goto, return, or another target's name in lower case. `text` is written as nft and iptables would.
+    """
+
+    family: str  # ip, ip6, inet, bridge, netdev, arp
+    table: str
+    chain: str
+    handle: int  # within the table
+    text: str = ""
+    comment: str = ""
+    action: str = ""
+    namespace: str = ""
+
+
+class TracedRules(msgspec.Struct, frozen=True, tag="traced-rules"):
+    """Rules that the hits that follow refer to; each is told once."""
+
+    rules: tuple[Rule, ...] = ()
+
+
+class RuleHit(msgspec.Struct, frozen=True):
+    """What the kernel says of one packet at one rule, or at the policy of a base chain (`handle` 0).
+
+    Addresses, ports and sequence number are those with which the packet came to the base chain that led here;
+    `packet` is the kernel's number of it, the same at all rules of one node and soon another's.
+    """
+
+    time: int
+    packet: int
+    family: str
+    table: str
+    chain: str
+    handle: int
+    verdict: str  # accept, drop, continue, jump, goto, return, queue, stolen
+    target: str = ""  # the chain that is jumped to
+    mark: int = 0
+    protocol: int = 0
+    source: str = ""  # ip:port or [ip]:port
+    destination: str = ""
+    seq: int = 0  # TCP
+    namespace: str = ""
+
+
+class RuleHits(msgspec.Struct, frozen=True, tag="rule-hits"):
+    """Hits in the order in which the kernel told of them."""
+
+    hits: tuple[RuleHit, ...] = ()
+
+
+Message = Hello | Taps | Topology | Ready | Heads | Loss | Gap | Bye | Tracing | TracedRules | RuleHits
 
 
 def address_words(address: str | IPv4Address | IPv6Address) -> tuple[int, int]:

@@ -50,8 +50,11 @@ from daemonset.observation import (
     Loss,
     Message,
     Ready,
+    RuleHits,
     Taps,
     Topology,
+    TracedRules,
+    Tracing,
 )
 
 MAGIC = b"SIPOBS"
@@ -94,7 +97,20 @@ class NatRows(NamedTuple):
 
 
 #: What a reader answers with. `Heads` messages arrive inside the `PacketRows` that they belong to.
-Frame = Hello | Taps | Topology | Ready | Loss | Gap | Bye | PacketRows | NatRows
+Frame = (
+    Hello
+    | Taps
+    | Topology
+    | Ready
+    | Loss
+    | Gap
+    | Bye
+    | Tracing
+    | TracedRules
+    | RuleHits
+    | PacketRows
+    | NatRows
+)
 
 
 class Writer:

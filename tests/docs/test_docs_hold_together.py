@@ -128,6 +128,9 @@ def test_messages_of_the_stream_are_told() -> None:
         observation.Loss,
         observation.Gap,
         observation.Bye,
+        observation.Tracing,
+        observation.TracedRules,
+        observation.RuleHits,
     )
     assert rows == {
         kind.__struct_config__.tag: [field.encode_name for field in msgspec.structs.fields(kind)]
