@@ -3,7 +3,7 @@
 The stream is daemonset/wire.py's. It begins with Hello, Topology and Taps; Ready says that every tap is open,
 so traffic may begin; Bye that it ended in order.
 
-It listens on no port, writes no file, keeps nothing, and ends by itself: when the time is over, on SIGTERM or
+It listens on no port, writes no file, leaves nothing, and ends by itself: when the time is over, on SIGTERM or
 SIGINT, when nobody reads its output any more, or (with --lifeline) when its standard input ends, falls silent, or
 says so.
 """
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pods=arguments.pods,
         conntrack=arguments.conntrack,
         loopback=arguments.loopback,
+        trace=arguments.trace_rules,
     )
     _do_not_block(output)
     _reuse_memory()
@@ -107,6 +108,15 @@ def _parser() -> argparse.ArgumentParser:
         "--no-conntrack", dest="conntrack", action="store_false", help="do not read the kernel's NAT records"
     )
     parser.add_argument(
+        "--trace-rules",
+        nargs="?",
+        const=64,
+        default=0,
+        type=_packets,
+        metavar="N",
+        help="let the kernel name the rules that the first N packets meet which begin connections (64)",
+    )
+    parser.add_argument(
         "--lifeline",
         nargs="?",
         const=math.inf,
@@ -143,6 +153,13 @@ def _snaplen(text: str) -> int:
     if not 256 <= size <= 65535:
         raise argparse.ArgumentTypeError(f"not between 256 and 65535: {text!a}")
     return size
+
+
+def _packets(text: str) -> int:
+    count = int(text) if text.isdecimal() and len(text) <= 5 else 0
+    if not 1 <= count <= 10_000:
+        raise argparse.ArgumentTypeError(f"not between 1 and 10000: {text!a}")
+    return count
 
 
 def _do_not_block(output: int) -> None:

@@ -2,7 +2,8 @@
 
     pods and links ─▶ Watch ─┐ topology, taps
     sockets ─▶ Hub ─▶ scapy ─┼─▶ Stream ─▶ Outbox ─▶ standard output
-    conntrack ───────────────┘ NAT rows
+    conntrack ───────────────┤ NAT rows
+    traces of rules ─────────┘ on request
 
 Three threads: scapy's drains packets, `Watch` looks after namespaces, and the one that calls `Capture.run`
 writes, reads conntrack, and notices that it is time to end: a signal, the time that was given, the reader
@@ -22,7 +23,8 @@ from typing import Self
 
 from daemonset.lifeline import Lifeline, Pull
 from daemonset.node.conntrack import ConntrackError, Drained, Events, snapshot
-from daemonset.observation import NAT, Bye, Gap, Hello, Layout, Message, Ready, Tap, TapKind, Taps
+from daemonset.node.tracers import Tracers
+from daemonset.observation import NAT, Bye, Gap, Hello, Layout, Message, Ready, Tap, TapKind, Taps, Topology
 from daemonset.outbox import Outbox
 from daemonset.taps import bpf, kernel_filter, sniffer
 from daemonset.taps.namespaces import NodeTaps, Watch
@@ -48,7 +50,10 @@ _FOUR_PORTS_AT = _offset(NAT, "orig_sport")
 
 @dataclass(frozen=True)
 class Options:
-    """What to capture. `ports` are the Service's on all sides of NAT; none: all TCP."""
+    """What to capture. `ports` are the Service's on all sides of NAT; none: all TCP.
+
+    `trace`: of how many packets the kernel is to name the rules that they meet; 0: of none.
+    """
 
     node: str
     role: TapKind = TapKind.NIC  # what the node's own interface is called: nic, client or lb
@@ -60,6 +65,7 @@ class Options:
     pods: bool = True
     conntrack: bool = True
     loopback: bool = False
+    trace: int = 0
 
 
 class Stream:
@@ -121,6 +127,7 @@ class Capture:
         self._features: dict[str, str] = {}
         self._source = self._open_source()
         self._events = self._open_conntrack() if options.conntrack else None
+        self._tracers: Tracers | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -131,6 +138,8 @@ class Capture:
         self._source.close()
         if self._events is not None:
             self._events.close()
+        if self._tracers is not None:
+            self._tracers.close()
         os.close(self._awake)
         os.close(self._alarm)
 
@@ -152,7 +161,12 @@ class Capture:
         stream.tell(Hello(self._options.node, agent="probe", time=time.time_ns(), features=self._features))
         taps = NodeTaps(self._options.node, self._options.role, stream.announce)
         hub = Hub(taps.find, self.wake)
-        watch = Watch(hub, taps, self._open_in_pod, stream.tell, pods=self._options.pods)
+        if self._options.trace:
+            self._tracers = Tracers(self._options.ports, self._options.trace, stream.tell)
+            self._tracers.add_node()
+        watch = Watch(
+            hub, taps, self._open_in_pod, lambda said: self._survey(stream, said), pods=self._options.pods
+        )
         try:
             hub.add("", self._source, watch.look())
             sniffing = sniffer.start(hub, stream.deliver)
@@ -169,6 +183,13 @@ class Capture:
             watch.close()
             hub.close()
 
+    def _survey(self, stream: Stream, said: Topology | Gap) -> None:
+        """Send what was found of the node; pods that are gone are not traced any more."""
+        stream.tell(said)
+        if self._tracers is not None and isinstance(said, Topology):
+            self._tracers.keep({pod.namespace for pod in said.pods})
+            self.wake()
+
     # ── the middle ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _attend(self, stream: Stream, hub: Hub) -> None:
@@ -179,6 +200,8 @@ class Capture:
             ready = self._wait(self._patience(ends))
             if self._events is not None and self._events.fileno() in ready and self._outbox.has_room():
                 self._read_events(stream, self._events)
+            if self._tracers is not None and self._outbox.has_room():
+                self._tracers.read()
             if hub.error is not None:
                 raise hub.error
             if self._lifeline is not None:
@@ -212,6 +235,9 @@ class Capture:
             poll.register(self._lifeline.descriptor, select.POLLIN)
         if self._events is not None and self._outbox.has_room():
             poll.register(self._events.fileno(), select.POLLIN)
+        if self._tracers is not None and self._outbox.has_room():
+            for descriptor in self._tracers.descriptors():
+                poll.register(descriptor, select.POLLIN)
         ready = dict(poll.poll(None if seconds is None else max(0.0, seconds) * 1000 + 1))
         if ready.get(self._output, 0) & (select.POLLERR | select.POLLHUP):
             raise BrokenPipeError
@@ -248,6 +274,8 @@ class Capture:
         stream.deliver(hub.rest())
         if self._events is not None:
             self._read_events(stream, self._events)
+        if self._tracers is not None:
+            self._tracers.finish()
         self._tell_nat(stream)
         stream.tell(Bye(self._reason or "", time.time_ns()))
         until = time.monotonic() + _LAST_WORDS
@@ -287,7 +315,10 @@ class Capture:
         return ring
 
     def _open_in_pod(self) -> PacketSource:
-        return PlainSocket(self._program, self._letterbox)
+        source = PlainSocket(self._program, self._letterbox)
+        if self._tracers is not None:
+            self._tracers.add_pod()
+        return source
 
     def _open_conntrack(self) -> Events | None:
         try:

@@ -25,11 +25,14 @@ from daemonset.observation import (
     NatEvent,
     Payload,
     Ready,
+    RuleHits,
     Tap,
     TapKind,
     Taps,
     TcpFlag,
     Topology,
+    TracedRules,
+    Tracing,
     endpoint_text,
 )
 from daemonset.wire import Frame, NatRows, PacketRows, Reader
@@ -321,6 +324,76 @@ def test_pods_come_and_go(node: Scene) -> None:
     assert agent.stop() == 0
 
 
+POD_RULES = (
+    "table ip mesh { chain in { type nat hook prerouting priority 0; tcp dport 8080 redirect to 8080; }; }"
+)
+
+
+def test_rules_are_named_on_request_on_the_node_and_in_pods_that_have_some(node: Scene) -> None:
+    node.run("sh", "-c", f"nft -f - <<'E'\n{POD_RULES}\nE", name="pod")
+    agent = start(node, "--port", "80", "8080", "--trace-rules", "5")
+    agent.until_ready()
+    talk(node)
+    agent.until(lambda: sum(len(frame.hits) for frame in agent.of(RuleHits)) >= 3)
+    assert agent.stop() == 0
+    (pod,) = agent.of(Topology)[0].pods
+    rules = [rule for frame in agent.of(TracedRules) for rule in frame.rules]
+    assert {(rule.namespace, rule.table, rule.chain, rule.action) for rule in rules} == {
+        ("", "t", "pre", "dnat"),
+        ("", "t", "post", "masquerade"),
+        (pod.namespace, "mesh", "in", "redirect"),
+    }
+    hits = [hit for frame in agent.of(RuleHits) for hit in frame.hits]
+    syn = next(packet for packet in agent.packets() if packet.flags == TcpFlag.SYN)
+    assert {hit.seq for hit in hits} == {syn.seq}
+    arrived = {hit.chain: hit.destination for hit in hits}
+    assert arrived == {"pre": "10.0.0.1:80", "post": "10.1.0.2:8080", "in": "10.1.0.2:8080"}
+    told = [(state.namespace, state.packets, state.refused) for state in agent.of(Tracing)]
+    assert told == [("", 0, ""), (pod.namespace, 0, ""), ("", 1, ""), (pod.namespace, 1, "")]
+
+
+def test_a_trace_that_others_run_is_left_alone_and_the_capture_goes_on(node: Scene) -> None:
+    node.run("nft", "insert rule ip t pre tcp dport 81 meta nftrace set 1")
+    agent = start(node, "--port", "80", "8080", "--trace-rules")
+    agent.until_ready()
+    talk(node)
+    assert agent.stop() == 0
+    (state,) = agent.of(Tracing)
+    assert state.refused == "a rule marks packets for tracing already: table ip t, chain pre; remove it first"
+    assert not agent.of(RuleHits)
+    assert {gap.what for gap in agent.of(Gap)} <= {"namespaces"}, "it is no hole in what was captured"
+    assert agent.packets()
+
+
+def test_a_killed_agent_leaves_no_table_behind_on_the_node_nor_in_pods(node: Scene) -> None:
+    node.run("sh", "-c", f"nft -f - <<'E'\n{POD_RULES}\nE", name="pod")
+    before = [node.run("nft", "list", "ruleset", name=name) for name in ("", "pod")]
+    agent = start(node, "--port", "80", "8080", "--trace-rules")
+    agent.until_ready()
+    assert "client-ip-probe" in node.run("nft", "list", "tables")
+    assert "client-ip-probe" in node.run("nft", "list", "tables", name="pod")
+    agent.process.kill()
+    while agent._output.read(1 << 16):
+        pass  # to its end: the process is gone
+    agent._output.close()
+    agent.process.wait(PATIENCE)
+    assert [node.run("nft", "list", "ruleset", name=name) for name in ("", "pod")] == before
+
+
+def test_a_pod_that_is_traced_can_go(node: Scene) -> None:
+    add_pod(node, "late", "10.1.0.3")
+    node.run("sh", "-c", f"nft -f - <<'E'\n{POD_RULES}\nE", name="late")
+    agent = start(node, "--port", "80", "--trace-rules")
+    agent.until_ready()
+    assert len(agent.of(Tracing)) == 2
+    node.remove("late")
+    give_up = time.monotonic() + PATIENCE
+    while "veth-late" in node.run("ip", "-o", "link"):
+        assert time.monotonic() < give_up, "the agent holds on to a namespace that has gone"
+        time.sleep(0.05)
+    assert agent.stop() == 0
+
+
 def test_roles_and_switches(node: Scene) -> None:
     agent = start(node, "--role", "lb", "--no-pods", "--no-conntrack")
     agent.until_ready()
@@ -410,7 +483,8 @@ def test_without_privilege_it_says_so_in_a_line() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [[], ["--node"], ["--node", "n", "--port", "0"], ["--node", "n", "--port", "9-5"], ["--node", "n", "--role", "x"],
-     ["--node", "n", "--duration", "-1"], ["--node", "n", "--snaplen", "9"], ["--node", "n", "--port", "²"]],
+     ["--node", "n", "--duration", "-1"], ["--node", "n", "--snaplen", "9"], ["--node", "n", "--port", "²"],
+     ["--node", "n", "--trace-rules", "0"], ["--node", "n", "--trace-rules", "99999"]],
 )  # fmt: skip
 def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     from daemonset.agent import main

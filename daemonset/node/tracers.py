@@ -1,0 +1,96 @@
+"""The tracers of one node: its own, and one in each pod that has rules of its own, for as long as the pod is there.
+
+A pod's rules are where a load balancer inside the cluster masquerades, or a mesh redirects. A pod without tables of
+nftables is left alone. What is refused is told and hinders nothing.
+
+May be called from any thread; sockets are closed only by the thread that polls them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from daemonset.node.nat_rules import MECHANISM, Tracer, TraceRefusedError, has_rules
+from daemonset.observation import RuleHits, TracedRules, Tracing
+
+#: How many pods of a node are traced at most.
+MOST_PODS = 250
+
+Tell = Callable[[Tracing | TracedRules | RuleHits], None]
+
+
+class Tracers:
+    """Traces of `ports`, at most `packets` packets in each network namespace; what comes of it goes to `tell`."""
+
+    def __init__(self, ports: Collection[int], packets: int, tell: Tell) -> None:
+        self._ports = ports
+        self._packets = packets
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._open: dict[str, Tracer] = {}
+        self._gone: set[str] = set()
+
+    def add_node(self) -> None:
+        """Trace the network namespace of the calling thread, as the node's own."""
+        self._add("")
+
+    def add_pod(self) -> None:
+        """The same, as a pod's, if it has any rules."""
+        try:
+            namespace = str(Path("/proc/thread-self/ns/net").stat().st_ino)
+            if not has_rules():
+                return
+        except (TraceRefusedError, OSError):
+            return  # without nftables there are no rules of it
+        self._add(namespace)
+
+    def keep(self, namespaces: Collection[str]) -> None:
+        """Let go of pods that are not among these: an open socket would keep their namespace alive."""
+        with self._lock:
+            self._gone |= {namespace for namespace in self._open if namespace and namespace not in namespaces}
+
+    def descriptors(self) -> list[int]:
+        """What is to be polled now."""
+        with self._lock:
+            for namespace in self._gone & self._open.keys():
+                self._open.pop(namespace).close()
+            self._gone.clear()
+            return [tracer.fileno() for tracer in self._open.values()]
+
+    def read(self) -> None:
+        """Tell what the kernel has told since."""
+        with self._lock:
+            for tracer in self._open.values():
+                for message in tracer.read():
+                    self._tell(message)
+
+    def finish(self) -> None:
+        """Tell the rest, and how it went."""
+        self.read()
+        with self._lock:
+            for tracer in self._open.values():
+                self._tell(tracer.state())
+
+    def close(self) -> None:
+        """Take everything away."""
+        with self._lock:
+            for tracer in self._open.values():
+                tracer.close()
+            self._open.clear()
+
+    def _add(self, namespace: str) -> None:
+        with self._lock:
+            if len(self._open) > MOST_PODS or namespace in self._open:
+                return
+            try:
+                tracer = Tracer(self._ports, self._packets, namespace)
+            except (TraceRefusedError, OSError) as error:
+                refused = str(error)
+                self._tell(Tracing(namespace, MECHANISM, refused, self._packets, time=time.time_ns()))
+                return
+            self._gone.discard(namespace)
+            self._open[namespace] = tracer
+            self._tell(tracer.state())
