@@ -20,9 +20,9 @@ demo: set-up  ## lose a client's address and keep it, with real packets, in a mi
 	@$(BIN)/probe demo
 
 test: set-up lint types  ## lint, strict types, and the whole suite
-	$(BIN)/pytest -n auto --ignore tests/field
+	$(BIN)/pytest -n auto
 
-field: set-up  ## analyze captures that tcpdump makes in the lab, apart: see CONTRIBUTING.md
+field: set-up  ## only the captures that tcpdump makes in the lab, in every direction
 	$(BIN)/pytest -n auto tests/field
 
 lint: set-up  ## ruff, both as linter and for format

@@ -211,9 +211,11 @@ def test_one_connection_through_nat_is_seen_at_every_tap(node: Scene) -> None:
 def test_it_counts_as_tcpdump_does(node: Scene, tmp_path: Path) -> None:
     if node.prefix or os.geteuid():
         pytest.skip("tcpdump gives up its user, which root of a user namespace may not")
+    capture = tmp_path / "pcap"
     peer = node.start(
-        *("tcpdump", "--immediate-mode", "-Z", "root", "-nUi", "br0", "-w", str(tmp_path / "pcap")),
-        "tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0",
+        # Short frames, and 4 MiB of them: of whole ones some thirty fit, too few while tcpdump waits its turn.
+        *("tcpdump", "--immediate-mode", "-Z", "root", "-s", "128", "-B", "4096"),
+        *("-nUi", "br0", "-w", str(capture), "tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0"),
         stderr=subprocess.PIPE,
     )
     assert peer.stderr is not None
@@ -221,22 +223,44 @@ def test_it_counts_as_tcpdump_does(node: Scene, tmp_path: Path) -> None:
     agent = start(node, "--port", "80", "8080", "--no-pods")
     agent.until_ready()
     talk(node, count=50, text="hello")
+
+    # The server is gone, so one more client is reset: the last packet, which both have to have seen before they stop.
+    node.run(node.python, "-c", "import socket; socket.socket().connect_ex(('10.0.0.1', 80))", name="client")
+    agent.until(lambda: any(bridged(packet) and TcpFlag.RST in packet.flags for packet in agent.packets()))
+    until_last(capture, TcpFlag.RST)
     assert agent.stop() == 0
     peer.send_signal(signal.SIGINT)
-    peer.stderr.read()
+    said = peer.stderr.read()
     peer.stderr.close()
     assert peer.wait(PATIENCE) == 0
-    counted = pcap_packets((tmp_path / "pcap").read_bytes())
-    assert counted >= 50 * 4
-    assert sum(packet.tap is TapKind.BRIDGE for packet in agent.packets()) == counted
+    assert b"\n0 packets dropped by kernel" in said, said
+    counted = len(tcp_flags(capture.read_bytes()))
+    assert counted >= 50 * 4 + 2
+    assert sum(map(bridged, agent.packets())) == counted
 
 
-def pcap_packets(data: bytes) -> int:
-    at, count = 24, 0
-    while at < len(data):
-        at += 16 + int.from_bytes(data[at + 8 : at + 12], "little")
-        count += 1
-    return count
+def bridged(packet: Seen) -> bool:
+    return packet.tap is TapKind.BRIDGE
+
+
+def until_last(capture: Path, flag: TcpFlag) -> None:
+    """Until the last packet of a capture that is being written has this flag."""
+    give_up = time.monotonic() + PATIENCE
+    while not (flags := tcp_flags(capture.read_bytes())) or flag not in flags[-1]:
+        assert time.monotonic() < give_up, f"{len(flags)} packets, and none with {flag!r} at the end"
+        time.sleep(0.002)
+
+
+def tcp_flags(data: bytes) -> list[TcpFlag]:
+    """The flags of each packet that is whole: Ethernet, IPv4, TCP."""
+    at, found = 24, []
+    while at + 16 <= len(data) and (end := at + 16 + int.from_bytes(data[at + 8 : at + 12], "little")) <= len(
+        data
+    ):
+        internet = at + 16 + 14
+        found.append(TcpFlag(data[internet + (data[internet] & 0xF) * 4 + 13]))
+        at = end
+    return found
 
 
 def test_it_ends_when_its_reader_goes_away_while_nothing_happens(node: Scene) -> None:

@@ -179,12 +179,13 @@ class Watch:
             "root",
         ]
         argv += ["-i", tap.device, "-B", str(BUFFER), "-s", str(self.snap), "-w", "-", *tap.options]
-        words = (self.folder / f"{tap.file}.words").open("w+b")
-        with (self.folder / tap.file).open("wb") as sink:
+        words = self.folder / f"{tap.file}.words"
+        # tcpdump's own descriptor: a seek of ours on a shared one moves where tcpdump writes, and it writes in pieces.
+        with (self.folder / tap.file).open("wb") as sink, words.open("wb") as said:
             process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=sink, stderr=words, pass_fds=[namespace]
+                argv, stdin=subprocess.DEVNULL, stdout=sink, stderr=said, pass_fds=[namespace]
             )
-        self._running.append((process, words))
+        self._running.append((process, words.open("rb")))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
