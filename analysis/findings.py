@@ -1,31 +1,17 @@
 """The catalogue of findings. A code is never used again for something else; a retired one stays, marked.
 
 1xx who replaced the source address · 2xx connections that reach nobody · 3xx PROXY protocol · 4xx how a
-connection went, worth knowing · 5xx forwarded headers, proxies' and applications' trust · 9xx what the capture could
-not see.
+connection went, worth knowing · 5xx forwarded headers, proxies' and applications' trust · 7xx what objects say before
+any packet (`analysis.checks.catalogue`) · 9xx what the capture could not see.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from analysis.checks.catalogue import DEFINITIONS as CHECKS
+from analysis.definition import Definition
 from analysis.report import Severity
 
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """One kind of finding. `explanation` and `fix` are whole sentences for a reader who is tired."""
-
-    code: str
-    severity: Severity
-    title: str
-    explanation: str
-    fix: str
-
-    @property
-    def docs(self) -> str:
-        """Where the finding is explained at length."""
-        return f"docs/findings.md#{self.code.lower()}"
+__all__ = ["CATALOGUE", "Definition"]
 
 
 _ALL = (
@@ -345,4 +331,6 @@ _ALL = (
     ),
 )  # fmt: skip
 
-CATALOGUE: dict[str, Definition] = {definition.code: definition for definition in _ALL}
+CATALOGUE: dict[str, Definition] = {
+    definition.code: definition for definition in sorted((*_ALL, *CHECKS), key=lambda each: each.code)
+}

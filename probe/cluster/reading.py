@@ -68,11 +68,21 @@ NGINX_PROXIES = Kind(
 CONTOUR_CONFIGURATIONS = Kind(
     "projectcontour.io/v1alpha1", "contourconfigurations", "ContourConfiguration", "whom Contour believes"
 )
+NAMESPACES = Kind(
+    "v1", "namespaces", "Namespace", "whether readiness gates are put into pods", namespaced=False
+)
+DEPLOYMENTS = Kind("apps/v1", "deployments", "Deployment", "how pods are spread and how they end")
+STATEFUL_SETS = Kind("apps/v1", "statefulsets", "StatefulSet", "how pods are spread and how they end")
+BUDGETS = Kind("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget", "how many pods a drain may end")
+AUTOSCALERS = Kind(
+    "autoscaling/v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", "how few pods there may be"
+)
 
 #: Everything that may be listed, for the role of those who may look.
 KINDS = (
     NODES, PODS, SERVICES, SLICES, CONFIGMAPS, DAEMONSETS, INGRESSES, INGRESS_CLASSES, GATEWAYS, GATEWAY_CLASSES,
-    HTTP_ROUTES, FELIX, INSTALLATIONS, TRAFFIC_POLICIES, NGINX_PROXIES, CONTOUR_CONFIGURATIONS,
+    HTTP_ROUTES, FELIX, INSTALLATIONS, TRAFFIC_POLICIES, NGINX_PROXIES, CONTOUR_CONFIGURATIONS, NAMESPACES,
+    DEPLOYMENTS, STATEFUL_SETS, BUDGETS, AUTOSCALERS,
 )  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,251}[A-Za-z0-9])?")
@@ -89,6 +99,7 @@ class Reading:
     """What was read of a cluster so far. `home` is the namespace that was asked about.
 
     `checks` read all of an object that will be looked at, by kind: one of a wrong type is left out, not met later.
+    `whole` is whether the lister holds all that there is: files may be a part, and what they lack may stand elsewhere.
     """
 
     lister: Lister
@@ -96,6 +107,7 @@ class Reading:
     checks: Mapping[str, Callable[[Json], object]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     _kept: dict[tuple[str, str, str | None], list[Json]] = field(default_factory=dict)
+    whole: bool = True
     _lacking: set[tuple[str, str | None]] = field(default_factory=set)
 
     def all(self, kind: Kind) -> list[Json]:
@@ -136,8 +148,12 @@ class Reading:
         return found
 
     def knows(self, kind: Kind, namespace: str | None = None) -> bool:
-        """Whether what was asked for was read: False where it was forbidden, or the cluster has no such kind."""
-        return not {(kind.plural, None), (kind.plural, namespace)} & self._lacking
+        """Whether what is not listed is not there: False where it was forbidden, or may stand in other files."""
+        return self.whole and not {(kind.plural, None), (kind.plural, namespace)} & self._lacking
+
+    def lacks(self, kind: Kind) -> bool:
+        """Whether a kind that was asked for could not be listed everywhere that it was looked for."""
+        return any(plural == kind.plural for plural, _ in self._lacking)
 
     def remark(self, text: str) -> None:
         """Keep something for people, once."""

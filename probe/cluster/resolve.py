@@ -86,18 +86,18 @@ def gather(lister: Lister, selection: Selection) -> Gathered:
     Raises UnavailableError where there is no such thing, where it is not reached from outside, or where nothing can
     be said without what may not be read (ForbiddenError).
     """
-    reading = Reading(lister, selection.namespace, _CHECKS)
+    reading = Reading(lister, selection.namespace, CHECKS)
     services = reading.needed(kinds.SERVICES)
-    way = _find(reading, selection, services)
+    way = find(reading, selection, services)
     check_type(service_from_object(way.service, {}))
-    kept = _cluster_objects(reading)
+    kept = cluster_objects(reading)
     problems: list[str] = []
     facts = facts_from_objects([*kept, *services], problems)
     _tell(reading, problems)
     service = next(each for each in facts.services if each.key == key_of(way.service))
     for remark in check_exposed(service, facts, reading.knows(kinds.SLICES, service.namespace)):
         reading.remark(remark)
-    behind = _Behind.of(reading, way, service, facts)
+    behind = Behind.of(reading, way, service, facts)
     ingress, reached = behind.read(reading, facts)
     ports, left_out = ports_of(service, facts, reached)
     for remark in (*left_out, *_nodes_remarks(facts), *_forwarding_remarks(facts)):
@@ -117,7 +117,8 @@ def gather(lister: Lister, selection: Selection) -> Gathered:
 # ── the Service ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _find(reading: Reading, selection: Selection, services: Sequence[Json]) -> Way:
+def find(reading: Reading, selection: Selection, services: Sequence[Json]) -> Way:
+    """The Service that a selection leads to. Raises UnavailableError."""
     if selection.selector is not None:
         return _by_labels(reading, selection, services)
     if selection.kind is Wanted.INGRESS:
@@ -158,7 +159,7 @@ def _by_labels(reading: Reading, selection: Selection, services: Sequence[Json])
 # ── the cluster ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _cluster_objects(reading: Reading) -> list[Json]:
+def cluster_objects(reading: Reading) -> list[Json]:
     """What facts are made of, beside the Services: as it came, with all that is dropped later."""
     pods = reading.all(kinds.PODS)
     found = [*reading.all(kinds.NODES), *pods, *reading.all(kinds.SLICES)]
@@ -211,7 +212,7 @@ def _forwarding_remarks(facts: Facts) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Behind:
+class Behind:
     """The proxy behind the Service, if that is one, and what it passes requests on to."""
 
     proxy: Proxy | None
@@ -220,8 +221,9 @@ class _Behind:
     objects: tuple[Json, ...]
 
     @classmethod
-    def of(cls, reading: Reading, way: Way, service: Service, facts: Facts) -> _Behind:
-        pods = _raw_pods(reading, [service], facts)
+    def of(cls, reading: Reading, way: Way, service: Service, facts: Facts) -> Behind:
+        """What is behind the Service that a way leads to."""
+        pods = raw_pods(reading, [service], facts)
         product = way.product or product_of_service(way.service, pods)
         if product is None:
             return cls(None, pods, (), ())
@@ -232,7 +234,7 @@ class _Behind:
         elif "Gateway" in chosen:
             gateways = [chosen["Gateway"]]
         else:
-            ingresses = _ingresses_of(reading, way.service, product)
+            ingresses = ingresses_of(reading, way.service, product)
             gateways = gateways_of_service(reading, way.service, product)
         backends = [each for item in ingresses for each in backends_of(item)]
         backends += backends_of_gateways(reading, gateways)
@@ -255,12 +257,12 @@ class _Behind:
                 f"there is no Service {plain(few(sorted(lost)), 300)} to which {self.proxy.product} is to send"
             )
         ingress = read_proxy(reading, self.proxy)
-        pods = _raw_pods(reading, reached, facts)
+        pods = raw_pods(reading, reached, facts)
         application = read_application(reading, pods) if pods else None
         return IngressRecord(ingresses=(ingress,) if ingress else (), application=application), reached
 
 
-def _raw_pods(reading: Reading, services: Sequence[Service], facts: Facts) -> list[Json]:
+def raw_pods(reading: Reading, services: Sequence[Service], facts: Facts) -> list[Json]:
     """The pods behind Services as the API has them."""
     index = PodIndex(facts.pods if services else ())
     wanted = {(pod.namespace, pod.name) for each in services for pod in index.behind(each)}
@@ -268,7 +270,7 @@ def _raw_pods(reading: Reading, services: Sequence[Service], facts: Facts) -> li
     return [item for item in pods if (namespace_of(item), name_of(item)) in wanted]
 
 
-def _ingresses_of(reading: Reading, service: Json, product: Product) -> list[Json]:
+def ingresses_of(reading: Reading, service: Json, product: Product) -> list[Json]:
     """The Ingresses that a controller's Service serves, as far as class, address or labels tell."""
     if product in {Product.ENVOY_GATEWAY, Product.NGINX_GATEWAY}:
         return []
@@ -349,7 +351,7 @@ def _check_pod(item: Json) -> None:
         command_line(container)
 
 
-_CHECKS = {
+CHECKS = {
     "Service": _check_service,
     "Ingress": _check_ingress,
     "Gateway": _check_gateway,

@@ -87,6 +87,10 @@ class Paper:
         line.rstrip()
         self._console.print(line, overflow="fold", no_wrap=False)
 
+    def verbatim(self, *parts: str | tuple[str, str]) -> None:
+        """Print one line that is to be copied: never folded here, whatever the width."""
+        self._console.print(self.text(*parts), soft_wrap=True)
+
     def glyph(self, kind: Verdict | Severity) -> tuple[str, str]:
         """The sign of a verdict or severity, with its style."""
         return GLYPHS[kind]

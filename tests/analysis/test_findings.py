@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from analysis.analyze import analyze
+from analysis.checks.catalogue import BY_CODE as CHECKS
 from analysis.facts import Facts, Pod
 from analysis.findings import CATALOGUE
 from analysis.report import Report
@@ -213,7 +214,8 @@ STORIES: dict[str, Callable[[], Report]] = {
 
 
 def test_every_code_has_its_story() -> None:
-    assert set(STORIES) == set(CATALOGUE)
+    # Those of `probe check` have theirs in tests/checks.
+    assert set(STORIES) | set(CHECKS) == set(CATALOGUE)
 
 
 @pytest.mark.parametrize("code", sorted(STORIES))

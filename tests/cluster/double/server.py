@@ -29,6 +29,8 @@ KNOWN: dict[Kind, tuple[str, bool]] = {
     ("v1", "serviceaccounts"): ("ServiceAccount", True),
     ("v1", "events"): ("Event", True),
     ("apps/v1", "daemonsets"): ("DaemonSet", True),
+    ("apps/v1", "statefulsets"): ("StatefulSet", True),
+    ("policy/v1", "poddisruptionbudgets"): ("PodDisruptionBudget", True),
     ("apps/v1", "deployments"): ("Deployment", True),
     ("discovery.k8s.io/v1", "endpointslices"): ("EndpointSlice", True),
     ("networking.k8s.io/v1", "ingresses"): ("Ingress", True),

@@ -1,0 +1,1 @@
+"""From a cluster, or from files, to what the checks look at."""
