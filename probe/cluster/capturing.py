@@ -28,7 +28,7 @@ from probe.cluster.cleanup import Item, Leftover, await_gone, find, items_of, re
 from probe.cluster.client import Api, NotAllowedError
 from probe.cluster.counting import Counts
 from probe.cluster.durations import age_text
-from probe.cluster.installation import WAIT, Placed, Roll, await_pods, install, obituary
+from probe.cluster.installation import WAIT, Placed, Roll, await_pods, install, obituary, placed
 from probe.cluster.interrupts import Terminated, deferred
 from probe.cluster.lister import ForbiddenError, Json
 from probe.cluster.resolve import Gathered, gather
@@ -36,7 +36,7 @@ from probe.cluster.resources import DAEMON_SETS, NODES
 from probe.cluster.selection import Selection
 from probe.errors import UnavailableError
 from probe.folder import Meta
-from probe.manifests import IMAGE, installation, session_name
+from probe.manifests import IMAGE, debug_pod, installation
 from probe.session import Session, Words, capture
 
 #: Seconds to watch for, bytes of streams to take, and connections and packets in them: judging takes some 400 bytes of
@@ -49,6 +49,7 @@ MAX_PACKETS = 4_000_000
 _TELL_EVERY = 2.0  # seconds
 _TICK = 0.2
 _GONE_WITHIN = 60.0
+_DEBUG_SPARE = 600.0  # seconds that a debugging pod may stay beyond what was asked for
 
 Progress = Callable[[str], None]
 Asking = Callable[[Callable[[Asked], None]], None]
@@ -64,6 +65,7 @@ class Wish:
     ports: tuple[int, ...] = ()
     image: str = IMAGE
     keep: bool = False
+    debug: bool = False  # a pod on each of `nodes` in the Service's namespace, no DaemonSet
     record: Path | None = None
     wait: float = WAIT
     max_bytes: int = MAX_BYTES
@@ -100,15 +102,31 @@ def prepare(api: Api, wish: Wish, told: Told) -> Prepared:
     for remark in gathered.remarks:
         told.note(f"· {remark}")
     session = secrets.token_hex(4)
-    objects = installation(
+    nodes = _wanted_nodes(api.find(NODES), wish.nodes)
+    objects = _debug_pods(api, wish, session, told) if wish.debug else _daemons(api, wish, session)
+    return Prepared(session, gathered, nodes, tuple(objects), watched_ports(gathered, wish.ports))
+
+
+def _daemons(api: Api, wish: Wish, session: str) -> list[Json]:
+    return installation(
         session,
         image=wish.image,
         nodes=wish.nodes,
         kubernetes=api.version(),
         openshift=api.serves("security.openshift.io"),
     )
-    nodes = _wanted_nodes(api.find(NODES), wish.nodes)
-    return Prepared(session, gathered, nodes, tuple(objects), watched_ports(gathered, wish.ports))
+
+
+def _debug_pods(api: Api, wish: Wish, session: str, told: Told) -> list[Json]:
+    """A pod on each node that is named, in the Service's namespace, as `kubectl debug node/NAME` makes them."""
+    version, namespace = api.version(), wish.selection.namespace
+    # Longer than the capture can take: a pod that nobody takes away ends by itself.
+    seconds = int(wish.wait + wish.duration + _DEBUG_SPARE)
+    told.progress(f"pods in namespace {namespace}, on {len(wish.nodes)} nodes; the others are not watched")
+    return [
+        debug_pod(session, node, namespace=namespace, image=wish.image, seconds=seconds, kubernetes=version)
+        for node in wish.nodes
+    ]
 
 
 def run(
@@ -199,7 +217,7 @@ def _installed(api: Api, wish: Wish, prepared: Prepared, told: Told) -> Iterator
     finally:
         if wish.keep:
             told.note(
-                f"· kept on the cluster: session {prepared.session} in namespace {session_name(prepared.session)}; "
+                f"· kept on the cluster: session {prepared.session} in namespace {placed(prepared.objects).namespace}; "
                 "`probe cleanup` removes it"
             )
         else:

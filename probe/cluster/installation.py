@@ -40,7 +40,10 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """What was put on the cluster: the agents' DaemonSet by its name, and the labels of its pods."""
+    """What was put on the cluster: the agents' DaemonSet by its name, and the labels of its pods.
+
+    `name` is "" where pods stand alone.
+    """
 
     namespace: str
     name: str
@@ -72,17 +75,24 @@ def install(api: Api, objects: Sequence[Json]) -> Placed:
                     f"{resource.kind} {name} is there already and is not this session's; give another --namespace",
                     409,
                 ) from error
+        except ApiError as error:
+            refusal = refused_by_policy(error.message, str(body["metadata"].get("namespace")))
+            if refusal is None:
+                raise
+            raise ApiError(refusal, error.status, error.reason, error.message) from error
     return placed(objects)
 
 
 def placed(objects: Sequence[Json]) -> Placed:
     """Where the agents' pods of an installation will be."""
-    daemons = next(body for body in objects if body["kind"] == DAEMON_SETS.kind)
-    container = daemons["spec"]["template"]["spec"]["containers"][0]
-    labels = daemons["spec"]["selector"]["matchLabels"]
+    body = next(body for body in objects if body["kind"] in {DAEMON_SETS.kind, PODS.kind})
+    daemons = body["kind"] == DAEMON_SETS.kind
+    pod = body["spec"]["template"] if daemons else body
+    container = pod["spec"]["containers"][0]
+    labels = body["spec"]["selector"]["matchLabels"] if daemons else body["metadata"]["labels"]
     return Placed(
-        namespace=daemons["metadata"]["namespace"],
-        name=daemons["metadata"]["name"],
+        namespace=body["metadata"]["namespace"],
+        name=body["metadata"]["name"] if daemons else "",
         container=container["name"],
         labels=",".join(f"{key}={value}" for key, value in labels.items()),
         image=container["image"],
@@ -238,6 +248,8 @@ class _Waiting:
             return state[1].reason + (
                 f"; {complaint}" if complaint and complaint not in state[1].reason else ""
             )
+        if not self._where.name:
+            return "its pod is gone"
         if complaint := complaint_about(events, DAEMON_SETS.kind, self._where.name):
             return refused_by_policy(complaint, self._where.namespace) or f"no pod could be made: {complaint}"
         return "the DaemonSet made no pod for it"

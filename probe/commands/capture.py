@@ -76,6 +76,15 @@ def capture(
             "given many times.",
         ),
     ] = None,
+    debug_node: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--debug-node",
+            metavar="NAME",
+            help="Watch on this node by a single pod in the Service's namespace, as `kubectl debug node/NAME` would, "
+            "instead of a DaemonSet: for who may create pods only. May be given many times.",
+        ),
+    ] = None,
     image: Annotated[
         str | None,
         typer.Option("--image", metavar="IMAGE", help="The agents' image, as the nodes' runtime pulls it."),
@@ -155,7 +164,12 @@ def capture(
     seconds = duration_option(duration)
     question = _question(send, count, spoof or [])
     ingress = _ingress(ingress_config or [], ingress_log or [], app_server)
-    chosen = _Chosen(target, namespace, selector, tuple(node or ()), tuple(port or ()), image, keep, wait)
+    if node and debug_node:
+        raise UsageError("--debug-node names the nodes to watch on; leave --node out")
+    nodes = tuple(dict.fromkeys(debug_node or node or ()))
+    chosen = _Chosen(
+        target, namespace, selector, nodes, tuple(port or ()), image, keep, wait, debug=bool(debug_node)
+    )
     if lab is None:
         _on_cluster(chosen, context, kubeconfig, seconds, record, question, ingress, output, dry_run=dry_run)
         return
@@ -192,6 +206,7 @@ class _Chosen(NamedTuple):
     image: str | None = None
     keep: bool = False
     wait: str | None = None
+    debug: bool = False
 
 
 def _on_cluster(
@@ -216,7 +231,7 @@ def _on_cluster(
 
         if chosen.namespace is None:
             selection = replace(selection, namespace=api.namespace)
-        wish = Wish(selection, nodes=tuple(dict.fromkeys(chosen.nodes)), ports=chosen.ports, keep=chosen.keep)
+        wish = Wish(selection, nodes=chosen.nodes, ports=chosen.ports, keep=chosen.keep, debug=chosen.debug)
         wish = replace(wish, record=record)
         wish = wish if seconds is None else replace(wish, duration=seconds)
         wish = wish if wait is None else replace(wish, wait=wait)

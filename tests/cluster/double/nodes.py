@@ -61,6 +61,22 @@ class Nodes:
             pod = self._make(daemons, template, name)
             self.later(self._run_pod(pod, name))
 
+    # ── pods of their own ────────────────────────────────────────────────────────────────────────────────────
+
+    def refusal_of(self, pod: Json) -> str | None:
+        """What admission says against a pod that somebody makes; pods for the node's network are what it looks at."""
+        metadata = pod["metadata"]
+        if not (pod["spec"].get("hostNetwork") and self._refused(metadata["namespace"])):
+            return None
+        return POLICY_MESSAGE.removeprefix("Error creating: ").format(name=metadata["name"])
+
+    def pod_created(self, pod: Json) -> None:
+        """The kubelet of the node that it names starts it; where there is no such node, nobody does."""
+        pod["status"] = {"phase": "Pending", "conditions": []}
+        node = pod["spec"].get("nodeName", "")
+        if self.store.find(NODES, "", node) is not None:
+            self.later(self._run_pod(pod, node))
+
     def _refused(self, namespace: str) -> bool:
         body = self.store.find(NAMESPACES, "", namespace) or {"metadata": {}}
         labels = body["metadata"].get("labels") or {}

@@ -219,11 +219,15 @@ class Server:
                 raise Refused(403, "Forbidden", message)
         if kind == DAEMON_SETS:
             _check_daemons(body)
+        if kind == PODS and (refusal := self.nodes.refusal_of(body)):
+            raise Refused(403, "Forbidden", refusal)
         if dry_run:
             return web.json_response(body, status=201)
         made = self.store.create(kind, body)
         if kind == DAEMON_SETS:
             self.nodes.daemon_set_created(made)
+        if kind == PODS:
+            self.nodes.pod_created(made)
         return web.json_response(made, status=201)
 
     def _delete(self, kind: Kind, namespace: str | None, name: str, options: Json) -> web.Response:
