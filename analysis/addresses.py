@@ -111,6 +111,7 @@ class AddressBook:
         self.known = facts.known
         self.wanted = frozenset(service.key for service in wanted)
         self._suspects: set[int] = set()
+        self._node_names = frozenset(node.name for node in facts.nodes if node.addresses)
         self._owners: dict[int, Owner] = {}
         self._ranges: list[_Range] = []
         self._targets: dict[tuple[int, int, int], Target] = {}
@@ -229,7 +230,7 @@ class AddressBook:
             for pod in topology.pods:
                 for address in pod.addresses:
                     self._claim(address.split("/")[0], Owner(OwnerKind.POD, address.split("/")[0], node))
-            if not self._is_node(node):
+            if not self.is_node(node):
                 continue
             for interface in topology.interfaces:
                 for address in interface.addresses:
@@ -240,8 +241,9 @@ class AddressBook:
         if not (address.is_loopback or address.is_link_local or str(address) in self._virtual):
             self._claim(str(address), Owner(OwnerKind.NODE, node, node))
 
-    def _is_node(self, name: str) -> bool:
-        return any(owner.kind is OwnerKind.NODE and owner.name == name for owner in self._owners.values())
+    def is_node(self, name: str) -> bool:
+        """Whether a place is a node of the cluster."""
+        return name in self._node_names
 
     def _range(self, cidr: str, owner: Owner) -> None:
         try:

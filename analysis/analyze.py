@@ -19,8 +19,11 @@ from analysis.claims import Claims
 from analysis.corroboration import Corroboration
 from analysis.facts import Facts, Service
 from analysis.forgery import forgeries_of
+from analysis.health.changes import EndpointChange
+from analysis.health.judge import codes_of
+from analysis.health.watching import watched_of
 from analysis.ingress import IngressFacts, IngressRecord
-from analysis.journeys import Given, Selection, learn_balancers, select
+from analysis.journeys import Given, Selection, health_ports, learn_balancers, select
 from analysis.judging import Context, Judge
 from analysis.knowledge import Coverage
 from analysis.legs import Classify, LegStore, Shape
@@ -31,6 +34,9 @@ from analysis.telling import findings_of, journey_of, stranded
 from daemonset.observation import Head
 
 JOURNEYS_TOLD = 5_000
+
+#: Connections that are looked at one by one for what they say of health checks, the earliest ones.
+HEALTH_LEGS = 20_000
 
 
 class UnknownServiceError(ValueError):
@@ -46,6 +52,7 @@ def analyze(
     asked: Sequence[Asked] = (),
     ingress: IngressRecord = IngressRecord(),  # noqa: B008 - a frozen value
     limit: int = JOURNEYS_TOLD,
+    changes: Sequence[EndpointChange] = (),
 ) -> Report:
     """Judge every connection of a recording to `service` (`namespace/name`), or to all that are external.
 
@@ -53,7 +60,7 @@ def analyze(
     Raises UnknownServiceError; MemoryError where neither memory nor disk suffices for the joins.
     """
     try:
-        report = _analyzed(recording, facts, service, Given(asked, IngressFacts(ingress)), limit)
+        report = _analyzed(recording, facts, service, Given(asked, IngressFacts(ingress), changes), limit)
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise MemoryError(str(error).partition("\n")[0]) from error
     return msgspec.structs.replace(report, title=title)
@@ -66,12 +73,15 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
     store = LegStore(recording, lambda *where: _is_server(context, *where))
     try:
         learn_balancers(store, recording.taps, book, facts)
-        whole = len(store) <= limit
+        count = len(store)
+        whole = count <= limit
         classify = Classify(book.owner_codes, book.target_code, _head_code)
         shapes = store.shapes(classify, limit if whole else 0)
         if not whole:
             shapes = store.shapes(classify, max(1, limit // len(shapes)))
         legs = store.collect([number for shape in shapes for number in shape.sample])
+        checked = not whole and bool(store.askers_of(health_ports(facts)))
+        more = store.collect(store.earliest(HEALTH_LEGS)) if checked else []
     finally:
         store.close()
     selection = select(legs, recording.taps, book, facts, given)
@@ -80,6 +90,8 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
         habits=Habits(selection.trips, selection.connections),
         corroboration=Corroboration(given.ingress),
     )
+    everything = selection if not checked else select(more, recording.taps, book, facts, given)
+    watched = watched_of(everything, recording, book, facts, changes=given.changes, reasons=_not_all(count))
     journeys, weights = _judged(selection, shapes, context, whole)
     capture = _capture(recording, facts, selection)
     counts: Counter[str] = Counter()
@@ -91,11 +103,12 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
         capture=capture,
         summary=_summary(journeys, weights),
         journeys=tuple(journeys),
-        findings=findings_of(journeys, counts, context, capture),
+        findings=findings_of(journeys, counts, context, capture, codes_of(watched) if watched else {}),
         paths=_paths(journeys, weights),
         service=service,
         journeys_omitted=sum(omitted.count for omitted in weights.values()),
         forgeries=forgeries_of(given.asked),
+        health=watched.health if watched else None,
     )
 
 
@@ -107,6 +120,12 @@ def wanted_services(facts: Facts, service: str | None) -> tuple[Service, ...]:
             raise UnknownServiceError(service)
         return chosen
     return tuple(entry for entry in facts.services if entry.external) or facts.services
+
+
+def _not_all(count: int) -> tuple[str, ...]:
+    if count <= HEALTH_LEGS:
+        return ()
+    return (f"only the first {HEALTH_LEGS:,} of {count:,} connections were held against health checks",)
 
 
 def _is_server(context: Context, protocol: int, address: int, port: int) -> bool:

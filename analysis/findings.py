@@ -1,8 +1,8 @@
 """The catalogue of findings. A code is never used again for something else; a retired one stays, marked.
 
 1xx who replaced the source address · 2xx connections that reach nobody · 3xx PROXY protocol · 4xx how a
-connection went, worth knowing · 5xx forwarded headers, proxies' and applications' trust · 7xx what objects say before
-any packet (`analysis.checks.catalogue`) · 9xx what the capture could not see.
+connection went, worth knowing · 5xx forwarded headers, proxies' and applications' trust · 6xx health checks · 7xx what
+objects say before any packet (`analysis.checks.catalogue`) · 9xx what the capture could not see.
 """
 
 from __future__ import annotations
@@ -302,6 +302,75 @@ _ALL = (
         "The configuration believes forwarded headers or PROXY headers from any address. Whoever reaches the port can "
         "claim to be anybody.",
         "Narrow the list down to the proxies in front.",
+    ),
+    Definition(
+        "SIP601", Severity.ERROR, "A node without an endpoint says that it is healthy",
+        "Under externalTrafficPolicy: Local a node without a ready endpoint drops connections from outside, and its "
+        "health check must answer 503 so that load balancers leave it alone. This one answers 200.",
+        "Look which datapath serves the health-check node port on this node, and whether it is up to date: "
+        "`curl http://NODE:PORT/`. Some versions of eBPF datapaths answer 200 everywhere; update, or use kube-proxy.",
+    ),
+    Definition(
+        "SIP602", Severity.ERROR, "The health-check node port is not served",
+        "The Service has a healthCheckNodePort, but the node refuses connections to it, or never answers. A load "
+        "balancer that asks there finds no healthy node, or takes the wrong ones.",
+        "Look whether kube-proxy, or what stands in its place, runs on the node and supports the port, and whether a "
+        "firewall or network policy of the host drops it.",
+    ),
+    Definition(
+        "SIP603", Severity.ERROR, "A node with ready endpoints says that it is unhealthy",
+        "The health check answers 503 although the objects show ready endpoints on the node, so no client is sent to "
+        "them.",
+        "Compare localEndpoints in its body with the EndpointSlices (nodeName of each endpoint); look whether "
+        "kube-proxy keeps up with the API server.",
+    ),
+    Definition(
+        "SIP604", Severity.ERROR, "The load balancer checks something else than the Service's health-check node port",
+        "Under externalTrafficPolicy: Local only the healthCheckNodePort says whether a node has an endpoint. Another "
+        "port or path tells something else: kube-proxy's own health is good on nodes without any endpoint, and the "
+        "application's answer to a request of the balancer may be a refusal.",
+        "Let the balancer ask for / at the Service's healthCheckNodePort, over plain HTTP (annotations of the cloud's "
+        "controller may have overridden that).",
+    ),
+    Definition(
+        "SIP605", Severity.ERROR, "A PROXY header breaks the health check",
+        "The load balancer sends its PROXY header in health checks as well, and the health-check port speaks plain "
+        "HTTP: it answers 400 or nothing.",
+        "Let the balancer check without the header (HAProxy: no check-send-proxy on this port; clouds: a separate "
+        "health-check port and protocol).",
+    ),
+    Definition(
+        "SIP606", Severity.ERROR, "The load balancer sends to a node that says it is unhealthy",
+        "The node's health check refused many times in a row while other nodes were healthy, and clients were still "
+        "sent there.",
+        "Look whether the balancer asks this port at all, and what it does with the answer: health checks may be off, "
+        "or its target group contains the node for another reason.",
+    ),
+    Definition(
+        "SIP607", Severity.WARNING, "The load balancer was slow to leave a node alone",
+        "Clients were sent to a node after its last endpoint had gone, until enough health checks had failed. The "
+        "lag is the check interval times the number of failures that it takes, and what comes before: kube-proxy has "
+        "to notice first.",
+        "Let endpoints go on serving while they terminate for longer than that (a preStop sleep, and a readiness "
+        "probe or endpoint that ends first), and check more often.",
+    ),
+    Definition(
+        "SIP608", Severity.ERROR, "A health check answers 200 although it counts no local endpoint",
+        "Status and body contradict each other. A load balancer looks at the status and sends clients to a node that "
+        "drops them.",
+        "Look what serves the port; where it cannot be mended, let the balancer match the body.",
+    ),
+    Definition(
+        "SIP609", Severity.INFO, "Nodes without an endpoint are left alone",
+        "Nodes said by their health checks that they must not be sent to, and no client was; others were healthy and "
+        "served.",
+        "Nothing to do.",
+    ),
+    Definition(
+        "SIP610", Severity.INFO, "Terminating endpoints saved connections",
+        "While nodes had no ready endpoint left, endpoints that were shutting down still served (KEP-1669), and so "
+        "bridged the load balancer's lag.",
+        "Nothing to do.",
     ),
     Definition(
         "SIP901", Severity.WARNING, "The kernel dropped packets before they were read",

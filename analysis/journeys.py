@@ -14,11 +14,13 @@ from analysis.addresses import AddressBook, OwnerKind, endpoint
 from analysis.asked import Asked
 from analysis.corroboration import application_word, logged_word
 from analysis.facts import Facts
+from analysis.health.changes import EndpointChange
 from analysis.hops import disputed, source_changes, walk
 from analysis.ingress import IngressFacts
 from analysis.legs import Leg, LegStore
 from analysis.onward import AskedBook, Onward, echoed, told_by
 from analysis.relay import BY_CONNECTION, Relay, Tie, chain_of
+from analysis.repeated import repeated_requests
 from analysis.separate import separate
 from analysis.trips import Connection, Link, Request, Trip, Word
 from daemonset.observation import Tap, TapKind
@@ -37,14 +39,19 @@ class Selection:
     ended_at_balancer: tuple[Trip, ...]  # clients that reached a balancer, with nothing tied to it after that
     probes: int  # health checks
     trips: tuple[Trip, ...] = ()  # every leg with its path, journeys or not
+    checks: tuple[Trip, ...] = ()  # health checks at the Service's own port
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What was given besides the recording and the cluster's objects: words of clients and servers."""
+    """What was given besides the recording and the cluster's objects: words of clients and servers.
+
+    `changes` is what a watch of the Service's endpoints told meanwhile.
+    """
 
     asked: Sequence[Asked] = ()
     ingress: IngressFacts = field(default_factory=IngressFacts)
+    changes: Sequence[EndpointChange] = ()
 
 
 def select(
@@ -61,11 +68,14 @@ def select(
     fronts = [trip for trip in trips if id(trip) not in selected and _ends_at_balancer(trip, book)]
     backs = [trip for trip in [*candidates, *fronts] if _by_balancer(trip, book)]
     relay = Relay(fronts, backs, taps)
-    chosen = [trip for trip in candidates if relay.ties(trip) or not _is_probe(trip, book)]
+    loose = [trip for trip in candidates if not relay.ties(trip)]
+    probing = {id(trip) for trip in loose if _is_probe(trip, book)} | repeated_requests(loose, fronts, book)
+    chosen = [trip for trip in candidates if id(trip) not in probing]
+    checks = tuple(trip for trip in candidates if id(trip) in probing)
     gather = _Gather(relay, Onward(trips, taps), AskedBook(given.asked), given.ingress, book)
     connections = _tried_again([connection for trip in chosen for connection in gather.connections(trip)])
     ended = _ended(fronts, connections, book)
-    return Selection(connections, ended, len(candidates) - len(chosen), tuple(trips))
+    return Selection(connections, ended, len(checks), tuple(trips), checks)
 
 
 #: The leg that requests came by, and the addresses that the endpoint then named.
@@ -222,13 +232,18 @@ def learn_balancers(store: LegStore, taps: Sequence[Tap], book: AddressBook, fac
     asked_by_clients = {destination for _, _, destination in store.pairs_at(at_clients)}
     for source in store.sources() & asked_by_clients:
         book.suspect_balancer(source)
-    ports = {service.health_check_node_port for service in facts.services} - {0}
-    for source, destination in store.askers_of([*ports, KUBE_PROXY_HEALTHZ]):
+    for source, destination in store.askers_of(health_ports(facts)):
         if book.owner(destination).kind is OwnerKind.NODE:
             book.suspect_balancer(source)
     for number in at_balancers:
         for written in taps[number].addresses:
             book.claim_balancer_text(written, taps[number].node)
+
+
+def health_ports(facts: Facts) -> list[int]:
+    """Where nodes answer health checks: of each Service that has a port for it, and of kube-proxy itself."""
+    ports = {service.health_check_node_port for service in facts.services} - {0}
+    return [*sorted(ports), KUBE_PROXY_HEALTHZ]
 
 
 def _is_journey(trip: Trip, book: AddressBook, facts: Facts) -> bool:

@@ -204,6 +204,11 @@ class LegStore:
         rows = self._database.execute(_SHAPES, [sample]).fetchall()
         return [Shape(key, count, tuple(legs)) for key, count, legs in rows]
 
+    def earliest(self, most: int) -> list[int]:
+        """The numbers of the first legs, in order of time."""
+        rows = self._database.execute("select leg from legs order by start, leg limit ?", [most]).fetchall()
+        return [int(row[0]) for row in rows]
+
     def collect(self, numbers: Sequence[int]) -> list[Leg]:
         """These legs in full, in order of their first packet."""
         self._database.register("chosen", {"leg": np.array(numbers, dtype=np.int64)})

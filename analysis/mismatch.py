@@ -80,13 +80,13 @@ class Habits:
     """The habits of all listeners, by address and port."""
 
     def __init__(self, trips: Iterable[Trip], connections: Iterable[Connection] = ()) -> None:
-        self._habits: dict[tuple[int, int], Habit] = defaultdict(Habit)
+        self._habits: dict[object, Habit] = defaultdict(Habit)
         self._disbelieved = {_peering(each) for each in connections if _unused(each)}
         for trip in trips:
-            reached = trip.reached
-            if reached is None or trip.leg.first_bytes is None or reaction(trip) is not Reaction.TAKEN:
+            listener = _listener(trip)
+            if listener is None or trip.leg.first_bytes is None or reaction(trip) is not Reaction.TAKEN:
                 continue
-            habit = self._habits[reached.addresses.dst, reached.addresses.dport]
+            habit = self._habits[listener]
             if trip.header is not None:
                 habit.versions.add(trip.header.version)
             elif trip.leg.first_bytes.payload not in PROXY_PAYLOADS:
@@ -94,12 +94,22 @@ class Habits:
 
     def of(self, trip: Trip) -> Habit:
         """What the listener of this leg takes otherwise."""
-        reached = trip.reached
-        return self._habits[reached.addresses.dst, reached.addresses.dport] if reached else Habit()
+        listener = _listener(trip)
+        return self._habits[listener] if listener is not None else Habit()
 
     def disbelieves(self, connection: Connection) -> bool:
         """Whether this listener was seen to name another than the header's client to its next, for this peer."""
         return connection.last_word is None and _peering(connection) in self._disbelieved
+
+
+def _listener(trip: Trip) -> object:
+    """Who took the connection: an endpoint; where the objects do not know it, as a pod that came later, any of these.
+
+    Those of another port of the Service are others.
+    """
+    if trip.reached is not None:
+        return trip.reached.addresses.dst, trip.reached.addresses.dport
+    return (trip.target.service.key, trip.target.port) if trip.target is not None else None
 
 
 def _peering(connection: Connection) -> tuple[int, int, int] | None:

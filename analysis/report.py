@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from analysis.health.result import Health
+
 SCHEMA_VERSION = "1"
 
 
@@ -197,6 +199,7 @@ class Report(msgspec.Struct, frozen=True, rename="camel"):
     journeys_omitted: int = 0  # counted in summary and paths, not told one by one
     schema_version: str = SCHEMA_VERSION
     forgeries: tuple[Forgery, ...] = ()
+    health: Health | None = None  # None: no health check was seen, or no objects were given
 
     @property
     def exit_code(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from analysis import paths
 from analysis.addresses import PROTOCOL_NAMES, PROTOCOLS, AddressBook, text
@@ -170,9 +170,16 @@ def _shape(outcome: Outcome, hops: Sequence[Hop]) -> str:
 
 
 def findings_of(
-    journeys: Sequence[Journey], counts: dict[str, int], context: Context, capture: Capture
+    journeys: Sequence[Journey],
+    counts: dict[str, int],
+    context: Context,
+    capture: Capture,
+    others: Mapping[str, Sequence[str]],
 ) -> tuple[Finding, ...]:
-    """The session's findings, gravest first; `counts` says how many journeys each code is about."""
+    """The session's findings, gravest first; `counts` says how many journeys each code is about.
+
+    `others` are codes that are not about journeys, with their evidence.
+    """
     concerned: dict[str, list[Journey]] = {}
     for journey in journeys:
         for code in journey.findings:
@@ -180,6 +187,7 @@ def findings_of(
     found = [_finding(code, group, counts[code]) for code, group in concerned.items()]
     if openings := context.corroboration.open_lists():
         found.append(_told("SIP509", openings))
+    found += [_told(code, lines) for code, lines in others.items()]
     found += _capture_findings(context.recording, capture)
     order = list(Severity)
     return tuple(sorted(found, key=lambda finding: (order.index(finding.severity), finding.code)))

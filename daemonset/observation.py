@@ -226,6 +226,15 @@ class TlsHello(msgspec.Struct, frozen=True):
     server_name: str | None = None
 
 
+class HealthAnswer(msgspec.Struct, frozen=True):
+    """What a health check node port says of the endpoints on its node; None where it does not say."""
+
+    local_endpoints: int | None = None
+    healthy: bool | None = None  # serviceProxyHealthy: kube-proxy itself
+    service: str = ""  # namespace/name
+    weight: int | None = None  # X-Load-Balancing-Endpoint-Weight
+
+
 class Head(msgspec.Struct, frozen=True):
     """What the first bytes of a payload said: PROXY headers, one after the other, and what follows them."""
 
@@ -238,6 +247,7 @@ class Head(msgspec.Struct, frozen=True):
     more: tuple[HttpHead, ...] = ()  # requests pipelined behind the first in the same segment
     h2: bool = False  # an HTTP/2 connection preface (RFC 9113 §3.4) follows
     echo: str | None = None  # of a response: whom the body of what may be an echo's answer calls its client
+    health: HealthAnswer | None = None  # of a response: what a health check node port's body and weight say
 
 
 class Interface(msgspec.Struct, frozen=True):

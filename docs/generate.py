@@ -171,7 +171,7 @@ def _kept(output: str) -> str:
 def _findings() -> str:
     groups = {"1": "Who replaced the source address", "2": "Connections that reach nobody",
               "3": "PROXY protocol", "4": "How a connection went",
-              "5": "Whom servers believe", "7": "What the objects say before any packet",
+              "5": "Whom servers believe", "6": "Health checks", "7": "What the objects say before any packet",
               "9": "What the capture could not see"}  # fmt: skip
     parts: list[str] = []
     for code, finding in sorted(CATALOGUE.items()):

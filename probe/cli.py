@@ -18,7 +18,19 @@ import typer
 from typer.exceptions import TyperException
 
 from probe import __version__
-from probe.commands import agent, analyze, capture, check, cleanup, decode, demo, explain, lab, manifests
+from probe.commands import (
+    agent,
+    analyze,
+    capture,
+    check,
+    cleanup,
+    decode,
+    demo,
+    explain,
+    health,
+    lab,
+    manifests,
+)
 from probe.errors import ExitCode, ProbeError, os_error
 from probe.output import end_progress, flush, forget_stdout, note, put
 from probe.render.escape import escape
@@ -64,6 +76,7 @@ app.command()(demo.demo)
 app.command()(capture.capture)
 app.command()(analyze.analyze)
 app.command()(check.check)
+app.command()(health.health)
 app.command()(decode.decode)
 app.command()(explain.explain)
 app.command()(manifests.manifests)

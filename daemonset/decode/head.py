@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from daemonset.decode import http, tls
 from daemonset.decode.echo import read_echo
+from daemonset.decode.health import read_health
 from daemonset.decode.proxy_protocol import NotProxyProtocolError, begins_header, decode_all
 from daemonset.observation import Head, Payload
 
@@ -73,7 +74,7 @@ def _read_letter(payload: bytes) -> _Read:
     if head is None:
         return kind, None
     if kind is Payload.HTTP_RESPONSE:
-        return kind, Head(http=head, echo=read_echo(payload))
+        return kind, Head(http=head, echo=read_echo(payload), health=read_health(payload))
     return kind, Head(http=head, more=http.read_requests(payload))
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TextIO
 
-from analysis.report import Finding, Journey, Path, Report, Resolved, Severity, Snat, Verdict
+from analysis.report import Capture, Finding, Journey, Path, Report, Resolved, Severity, Snat, Verdict
 from probe.render.forgeries import print_forgeries
+from probe.render.health import print_health
 from probe.render.path import Columns, columns, print_path
 from probe.render.rows import endpoint_of, last_word
 from probe.render.servers import servers
@@ -40,10 +41,12 @@ def to_text(report: Report, stream: TextIO, *, wide: bool = False, width: int | 
     if wide and report.journeys:
         _table(paper, report.journeys, report.journeys_omitted)
     if report.findings:
-        _findings(paper, report.findings)
+        print_findings(paper, report.findings)
+    if report.health is not None:
+        print_health(paper, report.health, timeline=wide)
     if report.forgeries:
         print_forgeries(paper, report.forgeries)
-    _capture(paper, report)
+    print_capture(paper, report.capture)
     return paper.written
 
 
@@ -235,7 +238,8 @@ def _row(journey: Journey) -> tuple[str, ...]:
     )
 
 
-def _findings(paper: Paper, findings: tuple[Finding, ...]) -> None:
+def print_findings(paper: Paper, findings: tuple[Finding, ...]) -> None:
+    """What is wrong, and what to do about it, gravest first."""
     order = list(Severity)
     paper.print()
     paper.print(("Findings", "bold"))
@@ -257,8 +261,8 @@ def _findings(paper: Paper, findings: tuple[Finding, ...]) -> None:
                 paper.paragraph("Seen", witness, indent=4)
 
 
-def _capture(paper: Paper, report: Report) -> None:
-    capture = report.capture
+def print_capture(paper: Paper, capture: Capture) -> None:
+    """How much of the truth was seen."""
     paper.print()
     drops = f"{capture.kernel_drops:,} dropped by kernels" if capture.kernel_drops else "none dropped"
     state = "complete" if capture.complete else "incomplete"

@@ -31,6 +31,7 @@ from tests.analysis.test_stories import (
     C,
     v1,
 )
+from tests.health.balanced import HEALTH_STORIES
 
 MASKED = [("nic:node2/eth0", C, f"{N2}:30080"), ("pod:node2/web", "10.244.2.1:61000", POD)]
 TOOL = "10.244.1.9:41000"
@@ -209,6 +210,7 @@ STORIES: dict[str, Callable[[], Report]] = {
     "SIP501": application_in_doubt,
     "SIP507": misconfigured,
     "SIP509": misconfigured,
+    **HEALTH_STORIES,
     **{code: lambda told=told: told().report() for code, told in CHAIN_STORIES.items()},  # type: ignore[misc]
 }
 

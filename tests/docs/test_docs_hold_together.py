@@ -11,6 +11,7 @@ import typer
 
 from analysis import report
 from analysis.findings import CATALOGUE
+from analysis.health import result
 from daemonset import observation
 from probe.cli import app
 from probe.decode_answer import Answer, Seen
@@ -105,6 +106,11 @@ def test_exit_codes_are_those_of_the_code() -> None:
         report.Finding,
         report.Path,
         report.Forgery,
+        result.Health,
+        result.Checker,
+        result.NodeHealth,
+        result.Outage,
+        result.Event,
     ],
 )
 def test_fields_of_the_report_are_told(kind: type[msgspec.Struct]) -> None:
