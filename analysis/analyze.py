@@ -16,6 +16,7 @@ import msgspec
 from analysis.addresses import AddressBook
 from analysis.asked import Asked
 from analysis.claims import Claims
+from analysis.clients import EVERYBODY, Clients
 from analysis.corroboration import Corroboration
 from analysis.facts import Facts, Service
 from analysis.forgery import forgeries_of
@@ -51,22 +52,26 @@ def analyze(
     title: str | None = None,
     asked: Sequence[Asked] = (),
     ingress: IngressRecord = IngressRecord(),  # noqa: B008 - a frozen value
+    clients: Clients = EVERYBODY,
     limit: int = JOURNEYS_TOLD,
     changes: Sequence[EndpointChange] = (),
 ) -> Report:
     """Judge every connection of a recording to `service` (`namespace/name`), or to all that are external.
 
-    `asked`: requests of our own with what was answered; `ingress`: what configurations and logs say.
-    Raises UnknownServiceError; MemoryError where neither memory nor disk suffices for the joins.
+    `asked`: requests of our own with what was answered; `ingress`: what configurations and logs say. `clients`: only
+    journeys of these are told and counted. Raises UnknownServiceError; MemoryError where neither memory nor disk
+    suffices for the joins.
     """
+    given = Given(asked, IngressFacts(ingress), changes, clients)
     try:
-        report = _analyzed(recording, facts, service, Given(asked, IngressFacts(ingress), changes), limit)
+        report = _analyzed(recording, facts, service, given, limit)
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise MemoryError(str(error).partition("\n")[0]) from error
     return msgspec.structs.replace(report, title=title)
 
 
 def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Given, limit: int) -> Report:
+    clients = given.clients
     services = wanted_services(facts, service)
     book = AddressBook(facts, recording.topologies, services)
     context = Context(recording, facts, book, Coverage.of(recording))
@@ -75,15 +80,18 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
         learn_balancers(store, recording.taps, book, facts)
         count = len(store)
         whole = count <= limit
-        classify = Classify(book.owner_codes, book.target_code, _head_code)
-        shapes = store.shapes(classify, limit if whole else 0)
-        if not whole:
-            shapes = store.shapes(classify, max(1, limit // len(shapes)))
+        if clients and not whole:
+            shapes = _chosen(store, recording, clients, limit)
+        else:
+            shapes = _shapes(store, book, limit, whole=whole)
         legs = store.collect([number for shape in shapes for number in shape.sample])
         checked = not whole and bool(store.askers_of(health_ports(facts)))
         more = store.collect(store.earliest(HEALTH_LEGS)) if checked else []
     finally:
         store.close()
+    # Where only some legs are looked at, none of them is known to be the only one that fits.
+    partial = recording.sample > 1 or (bool(clients) and not whole)
+    given = replace(given, sampled=partial)
     selection = select(legs, recording.taps, book, facts, given)
     context = replace(
         context,
@@ -91,9 +99,16 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
         corroboration=Corroboration(given.ingress),
     )
     everything = selection if not checked else select(more, recording.taps, book, facts, given)
-    watched = watched_of(everything, recording, book, facts, changes=given.changes, reasons=_not_all(count))
-    journeys, weights = _judged(selection, shapes, context, whole)
-    capture = _capture(recording, facts, selection)
+    watched = watched_of(
+        everything, recording, book, facts, changes=given.changes, reasons=_not_all(count, recording.sample)
+    )
+    journeys, weights, skipped = _judged(
+        selection, shapes, context, clients, stranded_too=whole and not partial
+    )
+    capture = _capture(recording, facts, selection, clients, skipped)
+    if clients and not whole and len(shapes) == limit:
+        reason = f"as many as {limit:,} connections touch these clients; later ones are not looked at"
+        capture = msgspec.structs.replace(capture, complete=False, reasons=(*capture.reasons, reason))
     counts: Counter[str] = Counter()
     for journey in journeys:
         for code in journey.findings:
@@ -112,6 +127,19 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
     )
 
 
+def _shapes(store: LegStore, book: AddressBook, limit: int, *, whole: bool) -> list[Shape]:
+    """All shapes; up to `limit` legs of them to be told one by one."""
+    classify = Classify(book.owner_codes, book.target_code, _head_code)
+    shapes = store.shapes(classify, limit if whole else 0)
+    return shapes if whole else store.shapes(classify, max(1, limit // len(shapes)))
+
+
+def _chosen(store: LegStore, recording: Recording, clients: Clients, limit: int) -> list[Shape]:
+    """The legs of a large recording on which the wanted clients stand, each for itself, up to `limit`."""
+    numbers = store.touching(clients, recording.heads)[:limit]
+    return [Shape(number, 1, (number,)) for number in numbers]
+
+
 def wanted_services(facts: Facts, service: str | None) -> tuple[Service, ...]:
     """The Services whose connections are journeys: the one named, else those that outsiders can reach."""
     if service is not None:
@@ -122,10 +150,15 @@ def wanted_services(facts: Facts, service: str | None) -> tuple[Service, ...]:
     return tuple(entry for entry in facts.services if entry.external) or facts.services
 
 
-def _not_all(count: int) -> tuple[str, ...]:
-    if count <= HEALTH_LEGS:
-        return ()
-    return (f"only the first {HEALTH_LEGS:,} of {count:,} connections were held against health checks",)
+def _not_all(count: int, sample: int) -> tuple[str, ...]:
+    reasons = []
+    if count > HEALTH_LEGS:
+        reasons.append(
+            f"only the first {HEALTH_LEGS:,} of {count:,} connections were held against health checks"
+        )
+    if sample > 1:
+        reasons.append(f"only 1 of {sample:,} health checks and connections was watched")
+    return tuple(reasons)
 
 
 def _is_server(context: Context, protocol: int, address: int, port: int) -> bool:
@@ -175,9 +208,12 @@ def _decided_by_shape(selection: Selection, shape_of: dict[int, Shape], judge: J
 
 
 def _judged(
-    selection: Selection, shapes: Sequence[Shape], context: Context, whole: bool
-) -> tuple[list[Journey], dict[str, _Omitted]]:
-    """Journeys in order of time, and how many more like it some of them stand for."""
+    selection: Selection, shapes: Sequence[Shape], context: Context, clients: Clients, *, stranded_too: bool
+) -> tuple[list[Journey], dict[str, _Omitted], Counter[bool | None]]:
+    """Journeys in order of time, how many more like it some of them stand for, and how many were left out.
+
+    Left out are those of clients that are not wanted (False), and of nobody knows whom (None).
+    """
     shape_of = {number: shape for shape in shapes for number in shape.sample}
     judge = Judge(context, {number: shape.key for number, shape in shape_of.items()})
     told: list[tuple[Journey, _Omitted]] = []
@@ -189,13 +225,16 @@ def _judged(
         more = shape.count - len(shape.sample) if first else 0
         omitted = _Omitted(more, for_certain[shape.key])
         told.append((journey_of(judge.outcome(connection), context), omitted))
-    if whole and context.facts.known:
+    if stranded_too and context.facts.known:
         told += [
             (stranded(trip, context), _NONE_OMITTED)
             for trip in selection.ended_at_balancer
             if trip.leg.first_bytes is not None
         ]
-    return _numbered(told)
+    wanted = [clients.wants(journey) for journey, _ in told]
+    skipped: Counter[bool | None] = Counter(each for each in wanted if not each)
+    kept = [entry for entry, each in zip(told, wanted, strict=True) if each]
+    return *_numbered(kept), skipped
 
 
 def _numbered(told: list[tuple[Journey, _Omitted]]) -> tuple[list[Journey], dict[str, _Omitted]]:
@@ -242,7 +281,13 @@ def _paths(journeys: Sequence[Journey], weights: dict[str, _Omitted]) -> tuple[P
     )
 
 
-def _capture(recording: Recording, facts: Facts, selection: Selection) -> Capture:
+def _capture(
+    recording: Recording,
+    facts: Facts,
+    selection: Selection,
+    clients: Clients,
+    skipped: Counter[bool | None],
+) -> Capture:
     return Capture(
         complete=not _reasons(recording, facts),
         nodes=tuple(sorted({tap.node for tap in recording.taps} | set(recording.nodes))),
@@ -250,6 +295,10 @@ def _capture(recording: Recording, facts: Facts, selection: Selection) -> Captur
         kernel_drops=recording.dropped,
         reasons=_reasons(recording, facts),
         health_checks=selection.probes,
+        sample=recording.sample,
+        clients=clients.texts,
+        other_clients=skipped[False],
+        unknown_clients=skipped[None],
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from analysis.addresses import AddressBook, OwnerKind, endpoint
 from analysis.asked import Asked
+from analysis.clients import EVERYBODY, Clients
 from analysis.corroboration import application_word, logged_word
 from analysis.facts import Facts
 from analysis.health.changes import EndpointChange
@@ -52,6 +53,8 @@ class Given:
     asked: Sequence[Asked] = ()
     ingress: IngressFacts = field(default_factory=IngressFacts)
     changes: Sequence[EndpointChange] = ()
+    clients: Clients = EVERYBODY  # whose journeys are wanted
+    sampled: bool = False  # not all connections of the capture are there
 
 
 def select(
@@ -67,12 +70,15 @@ def select(
     selected = {id(trip) for trip in candidates}
     fronts = [trip for trip in trips if id(trip) not in selected and _ends_at_balancer(trip, book)]
     backs = [trip for trip in [*candidates, *fronts] if _by_balancer(trip, book)]
-    relay = Relay(fronts, backs, taps)
+    relay = Relay(fronts, backs, taps, sampled=given.sampled)
     loose = [trip for trip in candidates if not relay.ties(trip)]
-    probing = {id(trip) for trip in loose if _is_probe(trip, book)} | repeated_requests(loose, fronts, book)
+    probing = {id(trip) for trip in loose if _is_probe(trip, book)}
+    if not given.sampled:  # whose client's connection was left out is no request of the balancer's own
+        probing |= repeated_requests(loose, fronts, book)
     chosen = [trip for trip in candidates if id(trip) not in probing]
     checks = tuple(trip for trip in candidates if id(trip) in probing)
-    gather = _Gather(relay, Onward(trips, taps), AskedBook(given.asked), given.ingress, book)
+    onward = Onward(trips, taps, sampled=given.sampled)
+    gather = _Gather(relay, onward, AskedBook(given.asked), given.ingress, book)
     connections = _tried_again([connection for trip in chosen for connection in gather.connections(trip)])
     ended = _ended(fronts, connections, book)
     return Selection(connections, ended, len(checks), tuple(trips), checks)

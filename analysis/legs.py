@@ -26,6 +26,7 @@ import duckdb
 import numpy as np
 
 from analysis.addresses import EXACT_TAPS, every_interface
+from analysis.clients import Clients
 from analysis.recording import Recording, Rows
 from analysis.streams import SILENT, Stream, collect_streams
 from daemonset.observation import Head, Payload, TapKind, Tunnel
@@ -149,6 +150,8 @@ class LegStore:
         self._recording = recording
         # What does not fit into memory is spilled; the engine's default would be a folder in the working directory.
         self._spill = tempfile.TemporaryDirectory(prefix="probe-")
+        # Of a sample, ports may have been used again by connections that were not kept.
+        self._sampled = recording.sample > 1
         most = _SPILL_LEAST + _SPILL_FACTOR * (recording.packets.nbytes + recording.nat.nbytes)
         self._database = duckdb.connect(
             ":memory:",
@@ -160,7 +163,7 @@ class LegStore:
             _follow_tcp(self._database)
             _follow_udp(self._database, is_server)
             _sight(self._database)
-            _attach(self._database)
+            _attach(self._database, self._sampled)
         except BaseException:
             self.close()
             raise
@@ -174,8 +177,8 @@ class LegStore:
         return int(self._one("select count(*) from legs"))
 
     def _one(self, query: str) -> Any:
-        row = self._database.execute(query).fetchone()
-        return row[0] if row else None
+        rows = self._database.execute(query).fetchall()  # all: the connection is busy until the last is taken
+        return rows[0][0] if rows else None
 
     def pairs_at(self, taps: Sequence[int]) -> list[tuple[int, int, int]]:
         """Distinct (tap, source, destination) of client packets at these taps."""
@@ -209,10 +212,27 @@ class LegStore:
         rows = self._database.execute("select leg from legs order by start, leg limit ?", [most]).fetchall()
         return [int(row[0]) for row in rows]
 
+    def touching(self, clients: Clients, heads: Sequence[Head]) -> list[int]:
+        """Numbers of the legs on which one of these clients stands anywhere, the earliest first."""
+        named = [number for number, head in enumerate(heads, start=1) if clients.named_in(head)]
+        self._database.register("named", {"head": np.array(named, dtype=np.uint32)})
+        rows = self._database.execute(f"""
+            with touching as (
+                select leg from sightings where {clients.condition("src")}
+                union
+                select leg from translations join nat using (record) where {clients.condition("orig_src")}
+                union
+                select a.leg from packets b semi join named using (head)
+                join sightings a on a.tap = b.tap and b.time >= a.seen and {_SAME_TUPLE}
+            )
+            select leg from legs semi join touching using (leg) order by start, leg
+        """).fetchall()  # noqa: S608 - columns of this module and numbers are put into the text
+        return [leg for (leg,) in rows]
+
     def collect(self, numbers: Sequence[int]) -> list[Leg]:
         """These legs in full, in order of their first packet."""
         self._database.register("chosen", {"leg": np.array(numbers, dtype=np.int64)})
-        return _collect(self._database, self._recording)
+        return _collect(self._database, self._recording, self._sampled)
 
 
 def _columns(table: Rows) -> dict[str, Rows]:
@@ -368,8 +388,11 @@ def _sight(database: duckdb.DuckDBPyConnection) -> None:
     """)
 
 
-def _attach(database: duckdb.DuckDBPyConnection) -> None:
-    """Tables `first_bytes`, `refusals` and `translations`: what else is tied to a leg."""
+def _attach(database: duckdb.DuckDBPyConnection, sampled: bool) -> None:
+    """Tables `first_bytes`, `refusals` and `translations`: what else is tied to a leg.
+
+    `sampled`: that no other leg has a record's tuple says nothing, since not all are there; the leg must have both.
+    """
     # The first bytes of either side: sequence number ISN + 1 and a tuple that the leg has at that tap.
     # A capture may show the same segment with less of it; the reading that could be decoded counts.
     database.execute(f"""
@@ -444,6 +467,7 @@ def _attach(database: duckdb.DuckDBPyConnection) -> None:
                    max(seen) as seen, count(*) over (partition by record) as rivals
             from matched where time = 0 or seen <= time + 1000000000
             group by leg, record, node
+            having {"came and went" if sampled else "true"}
         ),
         settled as (select distinct leg, node, true as settled from candidates where rivals = 1)
         select leg, record from candidates left join settled using (leg, node)
@@ -529,7 +553,7 @@ _SHAPES = """
 """
 
 
-def _collect(database: duckdb.DuckDBPyConnection, recording: Recording) -> list[Leg]:
+def _collect(database: duckdb.DuckDBPyConnection, recording: Recording, sampled: bool) -> list[Leg]:
     legs: dict[int, Leg] = {}
     for leg, protocol, isn, start, answered in database.execute("""
         select leg, protocol, isn, start, answered from legs join chosen using (leg) order by start, leg
@@ -553,7 +577,7 @@ def _collect(database: duckdb.DuckDBPyConnection, recording: Recording) -> list[
         "select leg, record from translations join chosen using (leg) order by record"
     ).fetchall():
         _translation(legs[leg], recording, record)
-    for number, stream in collect_streams(database, recording.heads).items():
+    for number, stream in collect_streams(database, recording.heads, sampled).items():
         legs[number].stream = stream
     return list(legs.values())
 

@@ -39,7 +39,8 @@ class _Made:
 class Onward:
     """Finds the requests that servers made while they answered others."""
 
-    def __init__(self, trips: Iterable[Trip], taps: Sequence[Tap]) -> None:
+    def __init__(self, trips: Iterable[Trip], taps: Sequence[Tap], *, sampled: bool = False) -> None:
+        self._sampled = sampled  # others may have named the same, and are not there
         self._taps: dict[str, frozenset[int]] = {
             place: frozenset(number for number, tap in enumerate(taps) if tap.node == place)
             for place in {tap.node for tap in taps}
@@ -74,7 +75,7 @@ class Onward:
             if same := [entry for entry in same if entry.trip is not trip]:
                 return self._agreed(same, received, by, reached)
         window = self._window(trip, request, reached)
-        if window is None:
+        if window is None or self._sampled:
             return None
         plausible = _can_name(trip, reached, received)
         found = [

@@ -61,6 +61,14 @@ class Recording:
     expected_nodes: tuple[str, ...] = ()
 
     @property
+    def sample(self) -> int:
+        """One connection of so many was kept, the same ones everywhere (`daemonset.taps.sampling`); 1: all."""
+        kept = [
+            stream.hello.features.get("sample", "") for stream in self.streams if stream.hello is not None
+        ]
+        return max((int(text) for text in kept if text.isdecimal() and len(text) < 6), default=1)
+
+    @property
     def dropped(self) -> int:
         """Packets that the kernels dropped before the agents could read them."""
         return sum(loss[2] for loss in self.losses)

@@ -3,7 +3,8 @@
 Strongest evidence first, and the report says which it was: a PROXY header names the 4-tuple of the leg before; the
 same TLS ClientHello or the same token or request id stands on both sides; X-Forwarded-For holds what came in and the
 address that it came from; and last, the order of events by the proxy's own clock, where it leaves no choice. Where
-more than one leg could be the one before, none is taken.
+more than one leg could be the one before, none is taken. Of a sample not all legs are there, so that nothing is "the
+only one": then only numbers and tokens count.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class Tie:
 class Relay:
     """Finds, for legs that a proxy opened, the legs that they carry on."""
 
-    def __init__(self, fronts: Sequence[Trip], backs: Sequence[Trip], taps: Sequence[Tap]) -> None:
+    def __init__(
+        self, fronts: Sequence[Trip], backs: Sequence[Trip], taps: Sequence[Tap], *, sampled: bool = False
+    ) -> None:
+        self._sampled = sampled
         self._fronts = fronts
         self._backs = backs
         self._clock = frozenset(number for number, tap in enumerate(taps) if tap.kind is TapKind.LB)
@@ -53,7 +57,8 @@ class Relay:
         loose = [trip for trip in backs if id(trip) not in self._ties]
         self._by_requests(loose)
         loose = [trip for trip in loose if id(trip) not in self._ties and trip.header is None]
-        self._by_order(loose)
+        if not sampled:
+            self._by_order(loose)
 
     def ties(self, back: Trip) -> Sequence[Tie]:
         """The legs that this one carries on; empty where that is not known."""
@@ -107,7 +112,7 @@ class Relay:
             tie = _only(tokens.get(request.claims.token or ""), back, BY_TOKEN) or _only(
                 identities.get(request.claims.request_id or ""), back, BY_REQUEST_ID
             )
-            if tie is None and back.header is None and back.source not in passing:
+            if tie is None and not self._sampled and back.header is None and back.source not in passing:
                 tie = self._by_forwarded(back, request, forwarded, taken) or self._by_client(request, unread)
             if tie is not None:
                 found[id(back)].setdefault(id(tie.front), (tie.front, tie.by, set()))[2].add(request.index)

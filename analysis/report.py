@@ -150,6 +150,10 @@ class Capture(msgspec.Struct, frozen=True, rename="camel"):
     kernel_drops: int
     reasons: tuple[str, ...]
     health_checks: int = 0  # connections of balancers that only checked; not journeys
+    sample: int = 1  # of so many TCP connections one was watched, the same ones on every node
+    clients: tuple[str, ...] = ()  # journeys of these clients only; none: of all
+    other_clients: int = 0  # journeys left out because they are of others
+    unknown_clients: int = 0  # journeys left out because nothing says whose they are
 
 
 class Summary(msgspec.Struct, frozen=True, rename="camel"):

@@ -17,6 +17,9 @@ from daemonset.observation import Head, Payload, TcpFlag
 #: Rows of one leg that are looked at, on either side; a connection with more is told by its beginning.
 SAID_LIMIT = 1000
 
+#: ns by which a segment may be seen after the end that its sender sent behind it.
+REORDERED = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Said:
@@ -81,13 +84,16 @@ _MIRRORED = "b.src_hi = a.dst_hi and b.src_lo = a.dst_lo and b.sport = a.dport"
 _MIRRORED += " and b.dst_hi = a.src_hi and b.dst_lo = a.src_lo and b.dport = a.sport"
 
 
-def collect_streams(database: duckdb.DuckDBPyConnection, heads: tuple[Head, ...]) -> dict[int, Stream]:
+def collect_streams(
+    database: duckdb.DuckDBPyConnection, heads: tuple[Head, ...], sampled: bool
+) -> dict[int, Stream]:
     """The conversations of the legs in table `chosen`; reads `packets`, `legs`, `sightings`, `taps`.
 
-    A packet belongs to the leg that used its tuple last before it: ports are used again.
+    A packet belongs to the leg that used its tuple last before it: ports are used again. Of a sample not all legs are
+    there: then only an answered leg has a conversation, and what a side says after it has ended is another's.
     """
     found: dict[int, tuple[dict[int, Said], dict[int, Said], list[End]]] = {}
-    for leg, client, offset, length, payload, head, digest, times in _said(database):
+    for leg, client, offset, length, payload, head, digest, times in _said(database, sampled):
         sides = found.setdefault(leg, ({}, {}, []))
         side = sides[0] if client else sides[1]
         if len(side) < SAID_LIMIT:
@@ -102,29 +108,42 @@ def collect_streams(database: duckdb.DuckDBPyConnection, heads: tuple[Head, ...]
     }
 
 
-def _owned(condition: str, isn: str, rows: str, client: str) -> str:
+def _owned(condition: str, isn: str, rows: str, client: str, sampled: bool = False) -> str:
     """Rows of `packets` with their leg and their offset in one side's bytes.
 
     A packet is its tuple's last leg's before it. A plain join would pair it with every leg that ever had the tuple.
     """
-    answered = " where l.server_isn is not null" if isn == "l.server_isn" else ""
+    answered = "l.server_isn is not null" if sampled or isn == "l.server_isn" else "true"
+    ended = _BEFORE if sampled else ""
+    going_on = "(e.ended is null or e.ended <= a.seen)" if sampled else "true"
     return f"""
         select a.leg, {client} as client, b.row, b.tap, b.time, b.flags, b.length, b.payload, b.head, b.digest,
                ((b.seq::bigint - {isn}::bigint - 1 + (b.flags & 2) // 2) & 4294967295) as position
         from (select * from packets b where b.protocol = 6 and b.icmp = 0 and {rows}) b
         asof join sightings a on a.tap = b.tap and {condition} and b.time >= a.seen
-        join legs l on l.leg = a.leg{answered}
+        join legs l on l.leg = a.leg {ended}
+        where {answered} and {going_on}
     """  # noqa: S608 - only constants of this module are put into the text
 
 
-def _said(database: duckdb.DuckDBPyConnection) -> list[Any]:
+#: The last end that the same side had sent before, whichever leg's it was.
+_BEFORE = f"""
+    asof left join (
+        select tap, src_hi, src_lo, sport, dst_hi, dst_lo, dport, time as ended, time + {REORDERED} as surely
+        from packets where protocol = 6 and icmp = 0 and (flags & 5) <> 0
+    ) e on e.tap = b.tap and b.src_hi = e.src_hi and b.src_lo = e.src_lo and b.sport = e.sport
+        and b.dst_hi = e.dst_hi and b.dst_lo = e.dst_lo and b.dport = e.dport and b.time >= e.surely
+"""  # noqa: S608 - only constants of this module are put into the text
+
+
+def _said(database: duckdb.DuckDBPyConnection, sampled: bool) -> list[Any]:
     """One row for each segment; of several readings the one that could be decoded, from the innermost tap."""
     rows = f"b.head > 0 or b.payload in ({int(Payload.H2_PREFACE)}, {int(Payload.TLS_OTHER)})"
     return database.execute(f"""
         with owned as (
-            {_owned(_SAME, "l.isn", f"({rows})", "true")}
+            {_owned(_SAME, "l.isn", f"({rows})", "true", sampled)}
             union all
-            {_owned(_MIRRORED, "l.server_isn", f"({rows})", "false")}
+            {_owned(_MIRRORED, "l.server_isn", f"({rows})", "false", sampled)}
         )
         select leg, client, position, arg_max(length, rank), arg_max(payload, rank), arg_max(head, rank),
                arg_max(digest, rank), list([tap, time] order by time, tap)

@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         conntrack=arguments.conntrack,
         loopback=arguments.loopback,
         trace=arguments.trace_rules,
+        sample=arguments.sample,
     )
     _do_not_block(output)
     _reuse_memory()
@@ -101,6 +102,14 @@ def _parser() -> argparse.ArgumentParser:
         default=2048,
         metavar="N",
         help="bytes kept of a packet with a head (2048)",
+    )
+    parser.add_argument(
+        "--sample",
+        type=_sample,
+        default=1,
+        metavar="1/N",
+        help="of N TCP connections one, by its initial sequence number: the same ones on every node; N is a power of "
+        "two",
     )
     parser.add_argument("--loopback", action="store_true", help="listen to the loopback interface, too")
     parser.add_argument("--no-pods", dest="pods", action="store_false", help="do not listen inside pods")
@@ -160,6 +169,14 @@ def _packets(text: str) -> int:
     if not 1 <= count <= 10_000:
         raise argparse.ArgumentTypeError(f"not between 1 and 10000: {text!a}")
     return count
+
+
+def _sample(text: str) -> int:
+    one, slash, number = text.partition("/")
+    size = int(number) if one == "1" and slash and number.isdecimal() and len(number) < 6 else 0
+    if not 1 <= size <= 1 << 16 or size & (size - 1):
+        raise argparse.ArgumentTypeError(f"not 1/N with a power of two up to 65536: {text!a}")
+    return size
 
 
 def _do_not_block(output: int) -> None:

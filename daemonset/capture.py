@@ -17,6 +17,7 @@ import select
 import struct
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -30,12 +31,16 @@ from daemonset.taps import bpf, kernel_filter, sniffer
 from daemonset.taps.namespaces import NodeTaps, Watch
 from daemonset.taps.plain import Letterbox, PlainSocket
 from daemonset.taps.ring import FRAME, FRAMES, PacketSource, Ring
+from daemonset.taps.sampling import Sampler
 from daemonset.taps.sniffer import Haul, Hub
 from daemonset.wire import Writer
 
 _TCP, _UDP = 6, 17
 _QUEUE_WITHOUT_RING = 32 << 20  # bytes
 _LAST_WORDS = 10.0  # seconds that a reader has at the end to take what still waits
+_NAT_WAITS = (
+    1.0  # seconds until a NAT record of a sampled capture is looked at: by then its SYN has been read
+)
 
 
 def _offset(layout: Layout, name: str) -> int:
@@ -66,13 +71,16 @@ class Options:
     conntrack: bool = True
     loopback: bool = False
     trace: int = 0
+    sample: int = 1  # of so many TCP connections one, by its initial sequence number
 
 
 class Stream:
-    """The one writer of observations, for all threads."""
+    """The one writer of observations, for all threads. A `sampler` drops what is of other connections."""
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, sampler: Sampler | None = None) -> None:
         self._lock = threading.Lock()
+        self._sampler = sampler
+        self._nat: deque[tuple[float, bytes]] = deque()  # when each is due
         self._outbox = outbox
         self._writer = Writer(outbox.put)
         self._taps = 0
@@ -92,7 +100,10 @@ class Stream:
     def deliver(self, haul: Haul) -> None:
         """Send what the sniffer brought, and wait where the reader is far behind."""
         with self._lock:
-            self._writer.packets(haul.rows, haul.heads)
+            rows, heads = haul.rows, haul.heads
+            if self._sampler is not None:
+                rows, heads = self._sampler.packets(rows, heads)
+            self._writer.packets(rows, heads)
             for loss in haul.losses:
                 self._writer.message(loss)
             for namespace, error in haul.failed:
@@ -104,9 +115,24 @@ class Stream:
     def nat(self, drained: Drained) -> None:
         """Send conntrack rows, and the hole in them."""
         with self._lock:
-            self._writer.nat(drained.rows)
+            if self._sampler is None:
+                self._writer.nat(drained.rows)
+            elif drained.rows:
+                self._nat.append((time.monotonic() + _NAT_WAITS, drained.rows))
             if drained.gap is not None:
                 self._writer.message(drained.gap)
+
+    def nat_due(self) -> float | None:
+        """Seconds until `settle` has something to do; None: nothing waits."""
+        return max(0.0, self._nat[0][0] - time.monotonic()) if self._nat else None
+
+    def settle(self, *, everything: bool = False) -> None:
+        """Send those NAT records whose packets, if there were any, have been read by now."""
+        with self._lock:
+            while self._nat and (everything or self._nat[0][0] <= time.monotonic()):
+                _, rows = self._nat.popleft()
+                if self._sampler is not None:
+                    self._writer.nat(self._sampler.nat(rows))
 
 
 class Capture:
@@ -157,7 +183,8 @@ class Capture:
 
     def run(self) -> None:
         """Capture until the end. Raises BrokenPipeError where the reader went away, OSError for a full disk."""
-        stream = Stream(self._outbox)
+        sample = self._options.sample
+        stream = Stream(self._outbox, Sampler(sample) if sample > 1 else None)
         stream.tell(Hello(self._options.node, agent="probe", time=time.time_ns(), features=self._features))
         taps = NodeTaps(self._options.node, self._options.role, stream.announce)
         hub = Hub(taps.find, self.wake)
@@ -197,7 +224,8 @@ class Capture:
         ends = None if self._options.duration is None else time.monotonic() + self._options.duration
         while self._reason is None:
             self._outbox.write_to(self._output)
-            ready = self._wait(self._patience(ends))
+            ready = self._wait(self._patience(stream, ends))
+            stream.settle()
             if self._events is not None and self._events.fileno() in ready and self._outbox.has_room():
                 self._read_events(stream, self._events)
             if self._tracers is not None and self._outbox.has_room():
@@ -209,11 +237,13 @@ class Capture:
             if ends is not None and time.monotonic() >= ends:
                 self.stop("duration over")
 
-    def _patience(self, ends: float | None) -> float | None:
+    def _patience(self, stream: Stream, ends: float | None) -> float | None:
         """Seconds until something is to be done although nothing happened; None: for ever."""
         limits = [] if ends is None else [ends - time.monotonic()]
         if self._lifeline is not None and (silence := self._lifeline.remaining()) is not None:
             limits.append(silence)
+        if (due := stream.nat_due()) is not None:
+            limits.append(due)
         return min(limits, default=None)
 
     def _feel(self, stream: Stream, lifeline: Lifeline, ready: set[int]) -> None:
@@ -277,6 +307,7 @@ class Capture:
         if self._tracers is not None:
             self._tracers.finish()
         self._tell_nat(stream)
+        stream.settle(everything=True)
         stream.tell(Bye(self._reason or "", time.time_ns()))
         until = time.monotonic() + _LAST_WORDS
         while True:
@@ -303,6 +334,8 @@ class Capture:
         features = self._features
         features["filter"] = f"{len(self._program)} instructions"
         features["kernel"] = os.uname().release
+        if self._options.sample > 1:
+            features["sample"] = str(self._options.sample)
         try:
             ring = Ring(self._program, snaplen=self._options.snaplen)
         except PermissionError:
@@ -338,4 +371,5 @@ def _program(options: Options) -> bpf.Program:
         head_ports=options.health_ports,
         snaplen=options.snaplen,
         loopback=options.loopback,
+        sample=options.sample,
     )

@@ -24,6 +24,7 @@ from urllib.parse import quote
 import msgspec
 
 from analysis.asked import Asked
+from analysis.clients import Clients
 from analysis.facts import Facts
 from analysis.forgery import plain_address
 from analysis.ingress import IngressRecord
@@ -41,7 +42,8 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
 
     `streams` are file names with their sizes in bytes; `created` is seconds since the epoch. `lacks` is what streams
     could not bring, by place, as far as they do not show it themselves. `clocks` is how far the places' clocks were
-    ahead of that of the operator, by which the times of their streams are corrected when these are read.
+    ahead of that of the operator, by which the times of their streams are corrected when these are read. `clients`:
+    the report is about these alone.
     """
 
     format: str = FORMAT
@@ -61,6 +63,7 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
     ingress: IngressRecord = IngressRecord()
     lacks: dict[str, str] = {}
     clocks: dict[str, Clock] = {}
+    clients: tuple[str, ...] = ()
 
 
 class _Header(msgspec.Struct):
@@ -185,6 +188,7 @@ def read_meta(folder: Path) -> Meta:
         meta = msgspec.json.decode(text, type=Meta)
         _check_addresses(meta.facts)
         _check_asked(meta.asked)
+        Clients.of(meta.clients)
     except (ValueError, RecursionError) as error:  # msgspec's errors and Unicode's are ValueErrors
         raise UsageError(f"{path} is damaged: {error}") from error
     return meta

@@ -16,6 +16,7 @@ import msgspec
 
 from analysis.analyze import analyze
 from analysis.asked import Asked
+from analysis.clients import Clients
 from analysis.facts import Facts
 from analysis.forgery import claimed_addresses, plain_address
 from analysis.ingress import IngressRecord
@@ -56,13 +57,15 @@ def play(
     ingress: Callable[[], IngressRecord] = IngressRecord,
     record: Path | None = None,
     linger: float = 0.0,
+    clients: tuple[str, ...] = (),
+    sample: int = 1,
     progress: Callable[[str], None],
 ) -> Played:
     """Build the scenario's cluster, watch it everywhere, send its requests, judge. Raises ProbeError.
 
     A `question` is asked instead of the scenario's own requests. `ingress` is asked for configurations and logs
     when all has been sent. `linger` is how many seconds to go on watching after the last answer. Ctrl-C ends the
-    watching only.
+    watching only. `clients`: the report is about these alone. `sample` N: of N TCP connections one is watched.
     """
     orders = lab_orders(question, make_plan(scenario, proxy_mode)) if question is not None else []
     answers: list[Answer] = []
@@ -93,9 +96,10 @@ def play(
             scenario=scenario.name,
             proxy_mode=proxy_mode,
             facts=facts,
+            clients=clients,
         )
         ports = {*watched_ports(facts, scenario), *(order.port for order in orders)}
-        source = LabSource(lab, sorted(ports))
+        source = LabSource(lab, sorted(ports), sample)
         session = capture(source, requests, facts=facts, meta=meta, record=record, progress=progress)
         plan = lab.plan
     progress("judging")
@@ -106,6 +110,7 @@ def play(
         ingress=session.meta.ingress,
         service=meta.service,
         title=meta.title,
+        clients=Clients.of(clients),
     )
     return Played(scenario, plan, session, report, tuple(answers))
 

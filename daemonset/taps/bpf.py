@@ -32,7 +32,7 @@ IND_W, IND_H, IND_B = 0x40, 0x48, 0x50  # A = packet[X + k]
 LD_IMM, LD_LEN, LD_MEM = 0x00, 0x80, 0x60  # A = k, the packet's length, M[k]
 LDX_IMM, LDX_MEM = 0x01, 0x61  # X = k, M[k]
 ST, STX = 0x02, 0x03  # M[k] = A, X
-ADD, SUB, OR, AND, LSH, RSH = 0x04, 0x14, 0x44, 0x54, 0x64, 0x74  # A op= k
+ADD, SUB, MUL, OR, AND, LSH, RSH = 0x04, 0x14, 0x24, 0x44, 0x54, 0x64, 0x74  # A op= k
 ADD_X, SUB_X = 0x0C, 0x1C  # A op= X
 JA, JEQ, JGT, JGE, JSET = 0x05, 0x15, 0x25, 0x35, 0x45  # compare A with k
 RET, RET_A = 0x06, 0x16
@@ -201,6 +201,8 @@ def _compute(code: int, a: int, operand: int) -> int:
         return a + operand & _WORD
     if code in {SUB, SUB_X}:
         return a - operand & _WORD
+    if code == MUL:
+        return a * operand & _WORD
     if code in {LSH, RSH}:
         return a << operand & _WORD if code == LSH else a >> operand
     return a & operand if code == AND else a | operand

@@ -14,6 +14,13 @@ in IPv4 and IPv6, plain or inside VXLAN, Geneve, IPIP/6in4 or GRE; of all ports,
 side of the packet. One list serves both sides of NAT if it names the Service's port, node port, target ports
 and health port.
 
+With `sample`, of the connections only those are passed whose initial sequence number (ISN) `sampling.chosen` names.
+No NAT rewrites it, so every node passes the same connections, without a word between them. Only what tells its
+connection's ISN by itself can be decided here: a SYN (its sequence number), a SYN-ACK (what it acknowledges, less
+one), and a PROXY header, which is a connection's first data (its sequence number, less one). FIN, RST, ClientHellos,
+requests and answers stand anywhere in a connection; they all pass, and `sampling.Sampler` drops those of other
+connections.
+
 It is written for a packet socket of type SOCK_DGRAM, where the packet begins at its network header and the
 kernel knows the ethertype besides (SKF_AD_PROTOCOL).
 
@@ -34,6 +41,7 @@ from collections.abc import Collection
 
 from daemonset.taps import bpf
 from daemonset.taps.bpf import Op
+from daemonset.taps.sampling import MULTIPLIER, bits_of
 
 #: Bytes kept of a packet that has nothing to say but its headers and what it carries with them: tunnel and IPv6
 #: headers with options, a full TCP header, and the 256 bytes that a digest covers.
@@ -50,7 +58,7 @@ _LOOPBACK_INDEX = 1  # LOOPBACK_IFINDEX, net/flow.h: the same in every network n
 _ICMP, _IPIP, _TCP, _UDP, _IPV6_IN_IP, _GRE, _ICMP6 = 1, 4, 6, 17, 41, 47, 58
 _EXTENSIONS, _FRAGMENT = (0, 43, 60), 44  # RFC 8200 §4.1
 _VXLAN_PORTS, _GENEVE_PORT = (4789, 8472), 6081
-_FIN_SYN_RST = 0x07
+_FIN_SYN_RST, _SYN, _ACK = 0x07, 0x02, 0x10
 
 _PROXY_V1 = int.from_bytes(b"PROX", "big")
 _PROXY_V2 = (0x0D0A0D0A, 0x000D0A51)  # proxy-protocol.txt §2.2
@@ -72,13 +80,16 @@ def build(
     head_ports: Collection[int] = (),
     snaplen: int = 2048,
     loopback: bool = False,
+    sample: int = 1,
 ) -> bpf.Program:
     """The filter for a Service that is known by `ports`; without any, for all TCP and no UDP.
 
     `heads` passes HTTP heads of all these ports, `head_ports` those of health checks in any case (they should
     be among `ports` too). `snaplen` is how many bytes of a packet with a head are kept. Packets on the
-    loopback interface are passed only with `loopback`. Raises ValueError where a port is none.
+    loopback interface are passed only with `loopback`. `sample` N: one TCP connection of N. Raises ValueError where
+    a port is none, or N no power of two.
     """
+    bits = bits_of(sample)
     for port in (*ports, *head_ports):
         if not 0 <= port <= 0xFFFF:
             raise ValueError(f"{port} is not a port")
@@ -89,7 +100,7 @@ def build(
         *_tunnels(),
         *_network(1),
         *_transport(1),
-        *_tcp(heads, bool(head_ports), snaplen),
+        *_tcp(heads, bool(head_ports), snaplen, bits),
         *(_match_ports("head-ports", head_ports) if head_ports else ()),
         *_icmp_errors(),
         Op(bpf.JA, yes="ports" if ports else "reject", label="udp"),
@@ -213,12 +224,13 @@ def _tunnels() -> list[Op]:
     ]
 
 
-def _tcp(heads: bool, head_ports: bool, snaplen: int) -> list[Op]:
+def _tcp(heads: bool, head_ports: bool, snaplen: int, bits: int) -> list[Op]:
     """Flags first, then the first words of the payload; a segment without payload ends at their load."""
     http = "some-head" if heads else "head-ports" if head_ports else "reject"
+    proxy = "header" if bits else "head"
     return [
         Op(bpf.IND_B, 13, label="tcp"),
-        Op(bpf.JSET, _FIN_SYN_RST, "ports"),
+        Op(bpf.JSET, _FIN_SYN_RST, "control" if bits else "ports"),
         Op(bpf.STX, _TRANSPORT),
         Op(bpf.IND_B, 12),
         Op(bpf.AND, 0xF0),
@@ -226,7 +238,7 @@ def _tcp(heads: bool, head_ports: bool, snaplen: int) -> list[Op]:
         Op(bpf.ADD_X),
         Op(bpf.TAX),
         Op(bpf.IND_W, 0),
-        Op(bpf.JEQ, _PROXY_V1, "head"),
+        Op(bpf.JEQ, _PROXY_V1, proxy),
         Op(bpf.JEQ, _PROXY_V2[0], "v2"),
         Op(bpf.JEQ, _HTTP, "response"),
         *(Op(bpf.JEQ, method, "request") for method in _METHODS),
@@ -238,7 +250,7 @@ def _tcp(heads: bool, head_ports: bool, snaplen: int) -> list[Op]:
         Op(bpf.IND_H, 3, label="alert"),
         Op(bpf.JEQ, 2, "head", "reject"),  # an encrypted one is longer
         Op(bpf.IND_W, 4, label="v2"),
-        Op(bpf.JEQ, _PROXY_V2[1], "head", "reject"),
+        Op(bpf.JEQ, _PROXY_V2[1], proxy, "reject"),
         Op(bpf.IND_W, 4, label="response"),
         Op(bpf.RSH, 8),
         Op(bpf.JEQ, _HTTP_1, "", "reject"),
@@ -247,9 +259,39 @@ def _tcp(heads: bool, head_ports: bool, snaplen: int) -> list[Op]:
         *_keep(snaplen, label="request"),
         Op(bpf.LDX_MEM, _TRANSPORT),
         Op(bpf.JA, yes="ports" if http == "some-head" else http),
+        *(_sampled(bits) if bits else ()),
         *_keep(snaplen, label="head"),
         Op(bpf.LDX_MEM, _TRANSPORT),
         Op(bpf.JA, yes="ports"),
+    ]
+
+
+def _sampled(bits: int) -> list[Op]:
+    """From a handshake's or a PROXY header's numbers to its connection's ISN, and on if that is chosen.
+
+    Stands before "head", where a header goes on; a handshake has X = TCP header and goes to "ports".
+    """
+    return [
+        Op(bpf.JSET, _SYN, "", "ports", label="control"),  # what ends a connection is not known by its ISN
+        Op(bpf.JSET, _ACK, "", "opening"),
+        Op(bpf.IND_W, 8),
+        Op(bpf.SUB, 1),
+        Op(bpf.JA, yes="isn"),
+        Op(bpf.IND_W, 4, label="opening"),
+        *_chosen(bits, "ports", label="isn"),
+        Op(bpf.LDX_MEM, _TRANSPORT, label="header"),
+        Op(bpf.IND_W, 4),
+        Op(bpf.SUB, 1),
+        *_chosen(bits, "head"),
+    ]
+
+
+def _chosen(bits: int, then: str, label: str = "") -> list[Op]:
+    """`sampling.chosen` of A."""
+    return [
+        Op(bpf.MUL, MULTIPLIER, label=label),
+        Op(bpf.RSH, 32 - bits),
+        Op(bpf.JEQ, 0, then, "reject"),
     ]
 
 

@@ -71,11 +71,12 @@ class LabAgent:
 class LabSource:
     """Agents for all places of a running lab.
 
-    ports: what the kernel filter passes, whichever side of NAT they stand on.
+    ports: what the kernel filter passes, whichever side of NAT they stand on. sample N: of N TCP connections one.
     """
 
-    def __init__(self, lab: Lab, ports: Sequence[int]) -> None:
+    def __init__(self, lab: Lab, ports: Sequence[int], sample: int = 1) -> None:
         self._lab = lab
+        self._sample = sample
         self._ports = ports
 
     def start(self) -> Sequence[Agent]:
@@ -94,6 +95,7 @@ class LabSource:
             "--heads",
         ]
         command += [part for port in self._ports for part in ("--port", str(port))]
+        command += ["--sample", f"1/{self._sample}"] if self._sample > 1 else []
         complaints = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the agent does
         process = self._lab.spawn(place.name, command, stdout=PIPE, stderr=complaints.fileno())
         return LabAgent(place.name, process, complaints)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from analysis.analyze import analyze
 from analysis.asked import Asked
+from analysis.clients import Clients
 from analysis.facts import Service
 from analysis.ingress import IngressRecord
 from analysis.report import Report
@@ -63,6 +64,8 @@ class Wish:
     duration: float = DURATION
     nodes: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
+    clients: tuple[str, ...] = ()
+    sample: int = 1
     image: str = IMAGE
     keep: bool = False
     debug: bool = False  # a pod on each of `nodes` in the Service's namespace, no DaemonSet
@@ -152,6 +155,7 @@ def run(
         ingress=session.meta.ingress,
         service=session.meta.service,
         title=session.meta.title,
+        clients=Clients.of(wish.clients),
     )
 
 
@@ -259,13 +263,14 @@ def _watch(scene: _Scene, asking: Asking | None, ingress: Callable[[], IngressRe
         service=gathered.service.key,
         proxy_mode=gathered.facts.proxy_mode,
         facts=gathered.facts,
+        clients=wish.clients,
     )
     counts = Counts(wish.max_flows, wish.max_packets)
     source = KubernetesSource(
         api,
         where,
         roll,
-        command=lambda node: agent_command(node, prepared.ports),
+        command=lambda node: agent_command(node, prepared.ports, wish.sample),
         obituary=lambda node: obituary(api, where.namespace, roll.pods[node], node),
     )
 
@@ -313,7 +318,8 @@ def _wait(wish: Wish, source: KubernetesSource, counts: Counts, told: Told) -> N
         asleep.wait(min(_TICK, ends - now))
 
 
-def agent_command(node: str, ports: Sequence[int]) -> list[str]:
+def agent_command(node: str, ports: Sequence[int], sample: int = 1) -> list[str]:
     """How an agent is started in its pod."""
     command = ["python3", "-m", "daemonset.agent", "--node", node, "--heads", "--lifeline", str(SILENCE)]
+    command += ["--sample", f"1/{sample}"] if sample > 1 else []
     return [*command, *(part for port in ports for part in ("--port", str(port)))]

@@ -10,9 +10,11 @@ import typer
 from probe.commands.options import (
     AppServerOption,
     Format,
+    FromIpOption,
     IngressConfigOption,
     IngressLogOption,
     OutputOption,
+    clients_option,
     end_with,
 )
 from probe.errors import UsageError
@@ -54,6 +56,7 @@ def analyze(
             help="An address that is a load balancer's, where the objects do not say so. May be given many times.",
         ),
     ] = None,
+    from_ip: FromIpOption = None,
     ingress_config: IngressConfigOption = None,
     ingress_log: IngressLogOption = None,
     app_server: AppServerOption = None,
@@ -74,14 +77,22 @@ def analyze(
     from probe.ingress import read_ingress
 
     ingress = read_ingress(ingress_config or [], ingress_log or [], note, app_server)
+    clients = clients_option(from_ip)
     given = inputs.recorded(session, tap or [], objects, conntrack or [])
     if given.ingress is not None:
         ingress = given.ingress.plus(ingress)
     service = inputs.known_service(service or given.service, given.facts)
     facts = inputs.with_balancers(given.facts, balancer or [])
     from analysis.analyze import analyze as judge
+    from analysis.clients import Clients
 
     report = judge(
-        given.recording, facts, asked=given.asked, ingress=ingress, service=service, title=given.title
+        given.recording,
+        facts,
+        asked=given.asked,
+        ingress=ingress,
+        service=service,
+        title=given.title,
+        clients=Clients.of(clients or given.clients),
     )
     end_with(report, output)

@@ -21,11 +21,13 @@ from probe.commands.lab import complete_scenario
 from probe.commands.options import (
     AppServerOption,
     Format,
+    FromIpOption,
     IngressConfigOption,
     IngressLogOption,
     OutputOption,
     ProxyMode,
     ProxyModeOption,
+    clients_option,
     end_with,
 )
 from probe.errors import UsageError
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
 #: Requests of each kind that one capture may send.
 MAX_COUNT = 500
+
+#: The N of the smallest sample, 1/N (`daemonset.taps.sampling`, which needs numpy).
+MOST_SAMPLED = 1 << 16
 
 
 def capture(
@@ -83,6 +88,15 @@ def capture(
             metavar="NAME",
             help="Watch on this node by a single pod in the Service's namespace, as `kubectl debug node/NAME` would, "
             "instead of a DaemonSet: for who may create pods only. May be given many times.",
+        ),
+    ] = None,
+    from_ip: FromIpOption = None,
+    sample: Annotated[
+        str | None,
+        typer.Option(
+            "--sample",
+            metavar="1/N",
+            help="Watch one TCP connection of N, the same ones on every node; N is a power of two. [1/1]",
         ),
     ] = None,
     image: Annotated[
@@ -170,8 +184,10 @@ def capture(
     chosen = _Chosen(
         target, namespace, selector, nodes, tuple(port or ()), image, keep, wait, debug=bool(debug_node)
     )
+    clients, part = clients_option(from_ip), _sample(sample)
     if lab is None:
-        _on_cluster(chosen, context, kubeconfig, seconds, record, question, ingress, output, dry_run=dry_run)
+        watched = _Watched(seconds, record, clients, part)
+        _on_cluster(chosen, context, kubeconfig, watched, question, ingress, output, dry_run=dry_run)
         return
     if chosen != _Chosen() or context is not None or kubeconfig is not None or dry_run:
         raise UsageError("--lab plays a scenario and knows no cluster; leave out what is said of one")
@@ -188,6 +204,8 @@ def capture(
         ingress=ingress,
         record=record,
         linger=seconds or 0.0,
+        clients=clients,
+        sample=part,
         progress=progress,
     )
     if record is not None:
@@ -209,12 +227,20 @@ class _Chosen(NamedTuple):
     debug: bool = False
 
 
+class _Watched(NamedTuple):
+    """What of all that happens is watched and told, for how long, and where it is kept."""
+
+    seconds: float | None
+    record: Path | None
+    clients: tuple[str, ...]
+    sample: int
+
+
 def _on_cluster(
     chosen: _Chosen,
     context: str | None,
     kubeconfig: Path | None,
-    seconds: float | None,
-    record: Path | None,
+    watched: _Watched,
     question: Question | None,
     ingress: Callable[[], IngressRecord],
     output: Format,
@@ -232,8 +258,8 @@ def _on_cluster(
         if chosen.namespace is None:
             selection = replace(selection, namespace=api.namespace)
         wish = Wish(selection, nodes=chosen.nodes, ports=chosen.ports, keep=chosen.keep, debug=chosen.debug)
-        wish = replace(wish, record=record)
-        wish = wish if seconds is None else replace(wish, duration=seconds)
+        wish = replace(wish, record=watched.record, clients=watched.clients, sample=watched.sample)
+        wish = wish if watched.seconds is None else replace(wish, duration=watched.seconds)
         wish = wish if wait is None else replace(wish, wait=wait)
         wish = wish if chosen.image is None else replace(wish, image=chosen.image)
         told = Told(progress, note)
@@ -242,9 +268,20 @@ def _on_cluster(
             print_objects(prepared.objects, output)
             return
         report = run(api, wish, prepared, told, asking=_asking(question), ingress=ingress)
-    if record is not None:
-        note(f"· kept in {record}")
+    if watched.record is not None:
+        note(f"· kept in {watched.record}")
     end_with(report, output)
+
+
+def _sample(text: str | None) -> int:
+    """N of "1/N". Raises UsageError where it is no power of two."""
+    one, _, number = (text or "1/1").partition("/")
+    size = int(number) if number.isascii() and number.isdecimal() and len(number) < 6 else 0
+    if one != "1" or not 1 <= size <= MOST_SAMPLED or size & (size - 1):
+        raise UsageError(
+            f"--sample {text!a}: give 1/N with N a power of two up to {MOST_SAMPLED}, such as 1/16"
+        )
+    return size
 
 
 def _question(send: str | None, count: int, spoof: list[str]) -> Question | None:

@@ -27,6 +27,7 @@ class Recorded:
     ingress: IngressRecord | None = None
     service: str | None = None
     title: str | None = None
+    clients: tuple[str, ...] = ()
 
 
 def recorded(session: Path | None, taps: list[str], objects: Path | None, tables: list[str]) -> Recorded:
@@ -36,7 +37,15 @@ def recorded(session: Path | None, taps: list[str], objects: Path | None, tables
     if session is not None:
         kept = _from_session(session)
         meta = kept.meta
-        return Recorded(kept.recording, kept.facts, meta.asked, meta.ingress, meta.service, meta.title)
+        return Recorded(
+            kept.recording,
+            kept.facts,
+            meta.asked,
+            meta.ingress,
+            meta.service,
+            meta.title,
+            meta.clients,
+        )
     return Recorded(*_from_files(taps, tables, objects))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from probe.errors import UsageError
 from probe.output import progress, put
 
 if TYPE_CHECKING:
@@ -68,6 +69,16 @@ IngressLogOption = Annotated[
 ]
 
 
+FromIpOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from-ip",
+        metavar="ADDRESS|PREFIX",
+        help="Report only connections of these clients. Everything is watched all the same: after SNAT no packet shows "
+        "whose it is. May be given many times.",
+    ),
+]
+
 AppServerOption = Annotated[
     str | None,
     typer.Option(
@@ -78,6 +89,22 @@ AppServerOption = Annotated[
         "uvicorn and gunicorn are known.",
     ),
 ]
+
+
+def clients_option(texts: list[str] | None) -> tuple[str, ...]:
+    """What --from-ip names, as it is written in a report. Raises UsageError."""
+    if not texts:
+        return ()
+    from ipaddress import ip_network
+
+    for text in texts:
+        try:
+            ip_network(text, strict=False)
+        except ValueError as error:
+            raise UsageError(f"--from-ip {text!a}: {error}; give an address or a prefix") from error
+    from analysis.clients import Clients
+
+    return Clients.of(dict.fromkeys(texts)).texts
 
 
 def print_report(report: Report, output: Format) -> None:

@@ -272,5 +272,27 @@ def print_capture(paper: Paper, capture: Capture) -> None:
         f"{count(capture.observations, 'observation')}, {drops}",
         indent=0,
     )
+    for part in _parts(capture):
+        paper.paragraph("·", part, indent=2)
     for reason in capture.reasons:
         paper.paragraph("‼", reason, indent=2, style="yellow")
+
+
+def _parts(capture: Capture) -> Iterable[str]:
+    """What of all that happened this report is about, where that is not everything."""
+    if capture.sample > 1:
+        yield f"a sample: 1 of {capture.sample:,} TCP connections was watched, the same ones on every node"
+    if capture.clients:
+        left_out = [
+            text
+            for number, text in (
+                (capture.other_clients, f"{count(capture.other_clients, 'connection')} of others"),
+                (
+                    capture.unknown_clients,
+                    f"{count(capture.unknown_clients, 'connection')} of nobody knows whom",
+                ),
+            )
+            if number
+        ]
+        tail = f"; left out: {' and '.join(left_out)}" if left_out else ""
+        yield f"only connections of {', '.join(capture.clients)}{tail}"

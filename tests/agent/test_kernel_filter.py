@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from daemonset.taps import bpf, kernel_filter
 from daemonset.taps.bpf import Op
 from daemonset.taps.kernel_filter import CONTROL_BYTES, build
+from daemonset.taps.sampling import chosen
 from tests.agent.scene import scene, why_not
 
 V4, V6 = 0x0800, 0x86DD
@@ -28,10 +29,17 @@ Packet = tuple[int, bytes]  # ethertype, bytes from the network header on
 
 
 def tcp(
-    flags: int, payload: bytes = b"", *, sport: int = 40000, dport: int = 80, options: bytes = b""
+    flags: int,
+    payload: bytes = b"",
+    *,
+    sport: int = 40000,
+    dport: int = 80,
+    options: bytes = b"",
+    seq: int = 1,
+    ack: int = 2,
 ) -> bytes:
     return (
-        struct.pack("!HHIIBBHHH", sport, dport, 1, 2, (20 + len(options)) << 2, flags, 9, 0, 0)
+        struct.pack("!HHIIBBHHH", sport, dport, seq, ack, (20 + len(options)) << 2, flags, 9, 0, 0)
         + options
         + payload
     )
@@ -156,6 +164,37 @@ def test_heads_on_request_and_of_health_checks() -> None:
         assert keeps(build(heads=True), ip4(6, tcp(ACK, method + b" * HTTP/1.1")))
 
 
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("family", FAMILIES)
+@given(isn=st.integers(0, 0xFFFF_FFFF), bits=st.integers(1, 16))
+@settings(max_examples=20, deadline=None)
+def test_of_a_sample_what_tells_its_connections_number_is_decided_by_it(
+    wrap: str, family: str, isn: int, bits: int
+) -> None:
+    program, wanted = build([80], heads=True, sample=1 << bits), chosen(isn, 1 << bits)
+
+    def kept(segment: bytes) -> bool:
+        return bool(keeps(program, WRAPS[wrap](FAMILIES[family](segment))))
+
+    after = isn + 1 & 0xFFFF_FFFF
+    assert kept(tcp(SYN, seq=isn)) == wanted
+    assert kept(tcp(SYN | ACK, sport=80, dport=40000, seq=77, ack=after)) == wanted
+    for header in (PROXY_1, PROXY_2):
+        assert kept(tcp(PSH | ACK, header, seq=after)) == wanted
+    assert not kept(tcp(SYN, seq=isn, dport=81)), "the ports count as before"
+    for flags, payload in ((FIN | ACK, b""), (RST, b""), (ACK, HELLO), (ACK, b"GET / HTTP/1.1\r\n")):
+        assert kept(tcp(flags, payload, seq=after)), "nothing tells whose it is"
+
+
+def test_a_sample_is_one_of_so_many() -> None:
+    steps = [number * 64_000 & 0xFFFF_FFFF for number in range(1 << 14)]  # as old stacks count
+    for numbers in (range(1 << 14), steps):
+        assert 0.8 < sum(chosen(isn, 16) for isn in numbers) * 16 / (1 << 14) < 1.2
+    for wrong in (0, 3, 1 << 17, -2):
+        with pytest.raises(ValueError, match="power of two"):
+            build(sample=wrong)
+
+
 def test_icmp_errors_pass_and_echoes_do_not() -> None:
     for kind, passes in ((3, 1), (11, 1), (12, 1), (0, 0), (8, 0)):
         assert bool(keeps(build([80]), ip4(1, bytes([kind]) + bytes(35)))) == bool(passes)
@@ -211,7 +250,15 @@ def sample(dice: random.Random) -> Packet:
     payload = dice.choice(PAYLOADS)
     sport, dport = dice.choice([80, 443, 40000, 30080]), dice.choice([80, 81, 53, 4789, 6081, 8472])
     transports = [
-        tcp(dice.randrange(64), payload, options=bytes(4 * dice.randrange(4)), sport=sport, dport=dport),
+        tcp(
+            dice.randrange(64),
+            payload,
+            options=bytes(4 * dice.randrange(4)),
+            sport=sport,
+            dport=dport,
+            seq=dice.getrandbits(32),
+            ack=dice.getrandbits(32),
+        ),
         udp(payload, sport=sport, dport=dport),
         bytes([dice.randrange(16)]) + bytes(dice.randrange(40)),
     ]
@@ -235,11 +282,12 @@ FILTERS: list[dict[str, Any]] = [
     {"ports": [80, 443, 30080]},
     {"ports": list(range(53, 2000, 3)), "heads": True},
     {"ports": [80, 81], "head_ports": [81], "snaplen": 700},
+    {"ports": [80, 443], "heads": True, "sample": 4},
 ]
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
-@pytest.mark.parametrize("filter_", FILTERS, ids=["all", "ports", "many-ports-heads", "head-ports"])
+@pytest.mark.parametrize("filter_", FILTERS, ids=["all", "ports", "many-ports-heads", "head-ports", "sample"])
 @pytest.mark.parametrize("as_nobody", [False, True], ids=["self", "nobody"])
 def test_the_kernel_answers_as_the_interpreter_does(filter_: dict[str, Any], as_nobody: bool) -> None:
     dice = random.Random(repr(filter_))

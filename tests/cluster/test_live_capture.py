@@ -43,6 +43,39 @@ def test_a_capture_on_a_cluster_judges_as_the_lab_does(
     assert set(session["clocks"]) == {"node1", "node2", "node3"}
 
 
+def test_a_sample_of_one_client_is_the_same_on_all_nodes_and_judged_as_the_whole(
+    lab_stage: Callable[[str], Stage], tmp_path: Path
+) -> None:
+    stage = lab_stage("cluster-remote")
+    running = stage.start(
+        "capture", "svc/web", "--sample", "1/2", "--from-ip", "172.30.0.0/16", "--duration", "60s",
+        "--record", tmp_path / "session", "-o", "json",
+    )  # fmt: skip
+    running.until("watching for")
+    rounds = 8
+    answers = [answer for _ in range(rounds) for answer in stage.lab.send()]
+    running.until("connections", "packets")
+    running.interrupt()
+    ending = running.ending()
+    report = ending.json
+    assert report["capture"]["sample"] == 2
+    assert report["capture"]["clients"] == ["172.30.0.0/16"]
+    assert report["capture"]["complete"] is True, report["capture"]["reasons"]
+    journeys = report["journeys"]
+    assert len(journeys) < len(answers), "about half of them; that it is all has a chance of one in 2^24"
+    sockets = {(answer.result.source, answer.result.source_port) for answer in answers}
+    ways = {tuple((hop["node"], hop["point"], hop["interface"]) for hop in each["hops"]) for each in journeys}
+    for journey in journeys:
+        assert (journey["client"]["address"], journey["client"]["port"]) in sockets
+        assert (journey["verdict"], journey["answered"], journey["requests"]) == ("lost", True, 1)
+    assert len(ways) <= 1, "none of them is seen in part"
+    later = ended(start("analyze", tmp_path / "session", "-o", "json"))
+    assert later.json == report
+    others = ended(start("analyze", tmp_path / "session", "--from-ip", "192.0.2.0/24", "-o", "json"))
+    assert (others.code, others.json["summary"]["journeys"]) == (4, 0)
+    assert others.json["capture"]["otherClients"] == len(journeys)
+
+
 def test_real_agents_end_when_whoever_started_them_is_killed(lab_stage: Callable[[str], Stage]) -> None:
     stage = lab_stage("cluster-remote")
     running = stage.start("capture", "svc/web", "--duration", "60s")

@@ -162,6 +162,21 @@ def test_pod_security_that_refuses_the_agents(stage: Stage) -> None:
     assert stage.double.left() == []
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [
+        ("--sample", "1/3", "power of two"),
+        ("--sample", "2/4", "1/16"),
+        ("--from-ip", "10.0.0.0/33", "--from-ip"),
+    ],
+)
+def test_what_cannot_be_watched_is_told_before_anything_is_asked(
+    stage: Stage, option: str, value: str, word: str
+) -> None:
+    refused(stage.start("capture", "svc/web", option, value).ending(), 2, value, word)
+    assert not stage.double.server.requests
+
+
 def test_a_dry_run_places_nothing(stage: Stage) -> None:
     ending = stage.start("capture", "svc/web", "--dry-run", "-o", "json").ending()
     assert ending.code == 0, ending.err

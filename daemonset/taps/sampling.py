@@ -1,0 +1,146 @@
+"""One connection of N, the same ones on every node: chosen by the initial sequence number that no NAT rewrites.
+
+The kernel filter drops the handshakes of other connections. What passes it although it does not tell its connection's
+ISN (FIN, RST, heads) is dropped here, unless a chosen handshake with the same two ends was seen at the same tap. So is
+a NAT record of which neither tuple was seen. UDP has no such number: all of it is kept. So are ICMP errors.
+
+What is dropped too much (a handshake before the capture began, two connections at one place of the table) takes
+evidence away and adds none. Ports are used again: a connection that has ended owns its tuple a little longer, for
+what was still on its way, and then no more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemonset.observation import NAT, PACKET, Head, TcpFlag
+
+#: Knuth's multiplier: the product's upper bits depend on all bits, so stacks that count ISNs in steps are sampled too.
+MULTIPLIER = 2_654_435_761
+
+MOST = 1 << 16
+
+#: Connections that are followed at all taps of a node together; what is beyond displaces the older ones.
+PLACES = 1 << 20
+
+#: Nanoseconds for which an ended connection keeps its tuple: for its other side's end, and answers on their way.
+LINGER = 2_000_000_000
+
+_TCP = 6
+_ENDS = TcpFlag.FIN | TcpFlag.RST
+_NODE = 0xFFFF_FFFF  # in the place of a tap: whichever
+
+Words = NDArray[np.uint64]
+
+
+def bits_of(sample: int) -> int:
+    """How many bits choose one of `sample`. Raises ValueError where it is no power of two from 1 to 65536."""
+    if not 1 <= sample <= MOST or sample & (sample - 1):
+        raise ValueError(f"1/{sample} is no sample; N is a power of two up to {MOST}")
+    return sample.bit_length() - 1
+
+
+def chosen(isn: int, sample: int) -> bool:
+    """Whether the connection with this initial sequence number is among one of `sample`."""
+    return (isn * MULTIPLIER & 0xFFFF_FFFF) >> (32 - bits_of(sample)) == 0
+
+
+class Sampler:
+    """Knows the chosen connections of one node. Not for several threads at once."""
+
+    def __init__(self, sample: int) -> None:
+        self._bits = bits_of(sample)
+        self._keys = np.zeros(PLACES, np.uint64)
+        self._opened = np.zeros(PLACES, np.uint64)  # ns
+        self._ended = np.zeros(PLACES, np.uint64)  # ns; 0: not yet
+
+    def packets(self, rows: bytes, heads: tuple[Head, ...]) -> tuple[bytes, tuple[Head, ...]]:
+        """Of rows of `PACKET` with their heads those of chosen connections."""
+        table = np.frombuffer(rows, PACKET.dtype())
+        if not len(table):
+            return rows, heads
+        kept = table[self._wanted(table)]
+        used = np.unique(kept["head"])
+        used = used[used > 0]
+        if len(used) < len(heads):
+            kept = kept.copy()
+            kept["head"] = np.where(kept["head"] > 0, np.searchsorted(used, kept["head"]) + 1, 0)
+        return kept.tobytes(), tuple(heads[number - 1] for number in used.tolist())
+
+    def nat(self, rows: bytes) -> bytes:
+        """Of rows of `NAT` those that may be of a chosen connection: one of their tuples was seen on this node."""
+        table = np.frombuffer(rows, NAT.dtype())
+        if not len(table):
+            return rows
+        known = np.zeros(len(table), bool)
+        for side in ("orig", "reply"):
+            key = _keys(
+                table, np.full(len(table), _NODE, np.uint64),
+                (f"{side}_src_hi", f"{side}_src_lo", f"{side}_sport"),
+                (f"{side}_dst_hi", f"{side}_dst_lo", f"{side}_dport"),
+            )  # fmt: skip
+            known |= self._keys[_places(key)] == key
+        kept: bytes = table[known | (table["protocol"] != _TCP)].tobytes()
+        return kept
+
+    def _wanted(self, table: NDArray[Any]) -> NDArray[np.bool_]:
+        tcp = (table["protocol"] == _TCP) & (table["icmp"] == 0)
+        flags = table["flags"]
+        opening = tcp & (flags & (TcpFlag.SYN | TcpFlag.RST) == TcpFlag.SYN)
+        isn = np.where(flags & TcpFlag.ACK, table["ack"] - np.uint32(1), table["seq"]).astype(np.uint64)
+        mixed = isn * np.uint64(MULTIPLIER) & np.uint64(0xFFFF_FFFF)
+        picked = opening & (mixed >> np.uint64(32 - self._bits) == 0)
+        key = self._key(table, table["tap"].astype(np.uint64))
+        self._open(key[picked], table["time"][picked])
+        node = self._key(table[picked], np.full(int(picked.sum()), _NODE, np.uint64))
+        self._open(node, table["time"][picked])
+        self._end(key, table["time"], tcp & (flags & _ENDS != 0))
+        place = _places(key)
+        ended = self._ended[place]
+        in_time = (ended == 0) | (table["time"] <= ended + np.uint64(LINGER))
+        followed = (self._keys[place] == key) & in_time
+        result: NDArray[np.bool_] = ~tcp | picked | (followed & ~opening)
+        return result
+
+    def _key(self, table: NDArray[Any], taps: Words) -> Words:
+        return _keys(table, taps, ("src_hi", "src_lo", "sport"), ("dst_hi", "dst_lo", "dport"))
+
+    def _open(self, key: Words, time: Words) -> None:
+        place = _places(key)
+        known = (self._keys[place] == key) & (self._opened[place] >= time)
+        place, key, time = place[~known], key[~known], time[~known]
+        self._keys[place], self._opened[place], self._ended[place] = key, time, 0
+
+    def _end(self, key: Words, time: Words, ends: NDArray[np.bool_]) -> None:
+        """Note the first end of each connection; one that is older than what is open now was of another."""
+        key, time = key[ends], time[ends]
+        place = _places(key)
+        own = (self._keys[place] == key) & (time >= self._opened[place]) & (self._ended[place] == 0)
+        place, time = place[own], time[own]
+        self._ended[place[::-1]] = time[::-1]  # of several in one batch the first stays
+
+
+def _places(key: Words) -> NDArray[np.int64]:
+    return (key >> np.uint64(44)).astype(np.int64)  # the upper 20 bits
+
+
+def _keys(table: NDArray[Any], taps: Words, one: tuple[str, str, str], other: tuple[str, str, str]) -> Words:
+    """One number for a tap and two ends, whichever of them is the source; never 0."""
+    ends = [
+        _mix(_mix(table[high].astype(np.uint64)) + table[low]) + table[port]
+        for high, low, port in (one, other)
+    ]
+    first, second = np.minimum(*ends), np.maximum(*ends)
+    result: Words = _mix(_mix(first) + second + taps * np.uint64(0x9E37_79B9_7F4A_7C15)) | np.uint64(1)
+    return result
+
+
+def _mix(words: Words) -> Words:
+    """The finalizer of splitmix64."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
+    result: Words = words ^ (words >> np.uint64(31))
+    return result
