@@ -6,6 +6,9 @@ so traffic may begin; Bye that it ended in order.
 It listens on no port, writes no file, leaves nothing, and ends by itself: when the time is over, on SIGTERM or
 SIGINT, when nobody reads its output any more, or (with --lifeline) when its standard input ends, falls silent, or
 says so.
+
+Told so with `--once --output DIR`, it keeps what it sees in a folder instead (`daemonset.once`): for whoever is on
+the node and has no cluster's rights.
 """
 
 from __future__ import annotations
@@ -14,10 +17,19 @@ import argparse
 import ctypes
 import math
 import os
+import platform
 import signal
 import stat
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daemonset.spans import parse_duration
+
+if TYPE_CHECKING:
+    from daemonset.capture import Options
 
 USAGE, NOT_ALLOWED = 2, 5
 
@@ -26,24 +38,93 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the agent; answers with the exit code: 0, 2 for usage, 5 where the environment does not allow it."""
-    arguments = _parser().parse_args(argv)
-    output = sys.stdout.fileno()
-    if os.isatty(output):
-        return _complain("standard output is a terminal: send the stream to a program or a file", USAGE)
+    known = parser()
+    arguments = known.parse_args(argv)
+    if arguments.node is None and not arguments.once:
+        known.error("the following arguments are required: --node")
+    if contradiction := _contradiction(arguments):
+        return _complain(contradiction, USAGE)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread for each processor
     try:
-        from daemonset.capture import Capture, Options  # noqa: PLC0415 - scapy is not loaded for --help
-        from daemonset.lifeline import Lifeline  # noqa: PLC0415 - the same
-        from daemonset.observation import TapKind  # noqa: PLC0415 - the same
+        from daemonset import capture, once  # noqa: F401, PLC0415 - scapy is not loaded for --help
     except ImportError as error:
         return _complain(f"{error}: install client-ip-probe[agent]", NOT_ALLOWED)
-    options = Options(
-        node=arguments.node,
+    try:
+        return _keep(arguments) if arguments.once else _stream(arguments)
+    except PermissionError as error:
+        if error.filename is not None:
+            return _complain(f"cannot write {error.filename}: {error.strerror}", NOT_ALLOWED)
+        return _complain(
+            "packet sockets need the capability NET_RAW: run as root or in a pod that has it", NOT_ALLOWED
+        )
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _complain(f"{where}{error.strerror or error}", NOT_ALLOWED)
+
+
+def _contradiction(arguments: argparse.Namespace) -> str | None:
+    """What cannot be meant together."""
+    if not arguments.once:
+        if arguments.output is not None:
+            return "--output keeps what --once sees; give --once too"
+        if os.isatty(sys.stdout.fileno()):
+            return (
+                "standard output is a terminal: send the stream to a program or a file, or keep what is seen with "
+                "--once --output DIR"
+            )
+        return None
+    if arguments.output is None:
+        return "--once keeps what it sees in a new folder; name it with --output DIR"
+    if arguments.lifeline is not None:
+        return "--lifeline is for an agent that somebody reads; --once ends when its time is over"
+    return None
+
+
+def _stream(arguments: argparse.Namespace) -> int:
+    """What is seen, to standard output. Raises OSError."""
+    from daemonset.capture import Capture  # noqa: PLC0415 - scapy is not loaded for --help
+    from daemonset.lifeline import Lifeline  # noqa: PLC0415 - the same
+
+    output = sys.stdout.fileno()
+    _do_not_block(output)
+    _reuse_memory()
+    try:
+        lifeline = None if arguments.lifeline is None else Lifeline(sys.stdin.fileno(), arguments.lifeline)
+        with Capture(_options(arguments), output, lifeline) as capture:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda number, _: capture.stop(signal.Signals(number).name))
+            capture.run()
+    except BrokenPipeError:
+        _forget(output)  # nobody reads: nothing more to do
+    return 0
+
+
+def _keep(arguments: argparse.Namespace) -> int:
+    """What is seen, into a folder. Raises OSError."""
+    from daemonset import once  # noqa: PLC0415 - scapy is not loaded for --help
+    from daemonset.keeping import OccupiedError  # noqa: PLC0415 - the same
+
+    _reuse_memory()
+    options = _options(arguments)
+    options = replace(options, duration=options.duration or once.DURATION, limit=once.LIMIT)
+    try:
+        once.keep(options, Path(arguments.output), _say)
+    except OccupiedError:
+        return _complain(f"{arguments.output} is not empty; name a new folder", USAGE)
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    from daemonset.capture import Options  # noqa: PLC0415 - scapy is not loaded for --help
+    from daemonset.observation import TapKind  # noqa: PLC0415 - the same
+
+    return Options(
+        node=arguments.node or platform.node().lower() or "localhost",
         role=TapKind("nic" if arguments.role == "node" else arguments.role),
         ports=_flat(arguments.port),
         health_ports=_flat(arguments.health_port),
         duration=arguments.duration,
-        heads=arguments.heads,
+        heads=arguments.once if arguments.heads is None else arguments.heads,
         snaplen=arguments.snaplen,
         pods=arguments.pods,
         conntrack=arguments.conntrack,
@@ -51,33 +132,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         trace=arguments.trace_rules,
         sample=arguments.sample,
     )
-    _do_not_block(output)
-    _reuse_memory()
-    try:
-        lifeline = None if arguments.lifeline is None else Lifeline(sys.stdin.fileno(), arguments.lifeline)
-        with Capture(options, output, lifeline) as capture:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda number, _: capture.stop(signal.Signals(number).name))
-            capture.run()
-    except BrokenPipeError:
-        _forget(output)
-        return 0  # nobody reads: nothing more to do
-    except PermissionError:
-        return _complain(
-            "packet sockets need the capability NET_RAW: run as root or in a pod that has it", NOT_ALLOWED
-        )
-    except OSError as error:
-        return _complain(f"{error.strerror or error}", NOT_ALLOWED)
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The options of the agent."""
     parser = argparse.ArgumentParser(
         prog="probe agent",
-        description="Write what this node sees of a Service to standard output.",
+        description="Write what this node sees of a Service to standard output, or keep it in a folder.",
         allow_abbrev=False,
     )
-    parser.add_argument("--node", required=True, metavar="NAME", help="what the observations call this node")
+    parser.add_argument(
+        "--node",
+        metavar="NAME",
+        help="what the observations call this node, as the cluster does (with --once: its host name, in lower case)",
+    )
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help="watch by hand: for 30s where no --duration is given, into the folder of --output",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="with --once: a new folder, for `probe analyze DIR` on any machine"
+    )
     parser.add_argument(
         "--role", choices=("node", "client", "lb"), default="node", help="what this is (default: node)"
     )
@@ -94,8 +170,12 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help=f"port or range A-B {what}",
         )
-    parser.add_argument("--duration", type=_positive, metavar="S", help="end after so many seconds")
-    parser.add_argument("--heads", action="store_true", help="keep HTTP request and response heads")
+    parser.add_argument("--duration", type=_positive, metavar="TIME", help="end after this time: 30, 30s, 2m")
+    parser.add_argument(
+        "--heads",
+        action=argparse.BooleanOptionalAction,
+        help="keep HTTP request and response heads (with --once: yes, else: no)",
+    )
     parser.add_argument(
         "--snaplen",
         type=_snaplen,
@@ -151,7 +231,10 @@ def _ports(text: str) -> range:
 
 
 def _positive(text: str) -> float:
-    seconds = float(text) if text.replace(".", "", 1).isdecimal() else 0.0
+    try:
+        seconds = parse_duration(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds < 1e9:
         raise argparse.ArgumentTypeError(f"not a duration: {text!a}")
     return seconds
@@ -203,8 +286,12 @@ def _forget(output: int) -> None:
         os.dup2(nothing.fileno(), output)
 
 
+def _say(text: str) -> None:
+    print(f"probe agent: {text}", file=sys.stderr, flush=True)  # noqa: T201 - a command's words
+
+
 def _complain(text: str, code: int) -> int:
-    print(f"probe agent: {text}", file=sys.stderr)  # noqa: T201 - a command's complaint
+    _say(text)
     return code
 
 

@@ -20,12 +20,26 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
+from daemonset import __version__
 from daemonset.lifeline import Lifeline, Pull
 from daemonset.node.conntrack import ConntrackError, Drained, Events, snapshot
 from daemonset.node.tracers import Tracers
-from daemonset.observation import NAT, Bye, Gap, Hello, Layout, Message, Ready, Tap, TapKind, Taps, Topology
+from daemonset.observation import (
+    NAT,
+    PACKET,
+    Bye,
+    Gap,
+    Hello,
+    Layout,
+    Message,
+    Ready,
+    Tap,
+    TapKind,
+    Taps,
+    Topology,
+)
 from daemonset.outbox import Outbox
 from daemonset.taps import bpf, kernel_filter, sniffer
 from daemonset.taps.namespaces import NodeTaps, Watch
@@ -58,6 +72,7 @@ class Options:
     """What to capture. `ports` are the Service's on all sides of NAT; none: all TCP.
 
     `trace`: of how many packets the kernel is to name the rules that they meet; 0: of none.
+    `limit`: after so many bytes the capture ends; 0: never.
     """
 
     node: str
@@ -72,6 +87,7 @@ class Options:
     loopback: bool = False
     trace: int = 0
     sample: int = 1  # of so many TCP connections one, by its initial sequence number
+    limit: int = 0
 
 
 class Stream:
@@ -84,6 +100,7 @@ class Stream:
         self._outbox = outbox
         self._writer = Writer(outbox.put)
         self._taps = 0
+        self.packets = 0  # rows sent so far
 
     def tell(self, message: Message) -> None:
         """Send one message."""
@@ -104,6 +121,7 @@ class Stream:
             if self._sampler is not None:
                 rows, heads = self._sampler.packets(rows, heads)
             self._writer.packets(rows, heads)
+            self.packets += len(rows) // PACKET.size
             for loss in haul.losses:
                 self._writer.message(loss)
             for namespace, error in haul.failed:
@@ -141,12 +159,16 @@ class Capture:
     Raises PermissionError where packet sockets are not allowed, OSError for what else the kernel refuses.
     """
 
+    #: Why a capture ended that had written as much as it may.
+    FULL: ClassVar[str] = "limit of bytes reached"
+
     def __init__(self, options: Options, output: int, lifeline: Lifeline | None = None) -> None:
         self._options = options
         self._output = output
         self._lifeline = lifeline
         self._awake, self._alarm = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._reason: str | None = None
+        self.packets = 0  # once it is over
         self._program = _program(options)
         self._letterbox = Letterbox(options.snaplen)
         self._outbox = Outbox(self.wake)
@@ -169,6 +191,11 @@ class Capture:
         os.close(self._awake)
         os.close(self._alarm)
 
+    @property
+    def reason(self) -> str | None:
+        """Why it ends; None while it shall go on."""
+        return self._reason
+
     def wake(self) -> None:
         """Make `run` look at what there is to do; safe in signal handlers."""
         try:
@@ -185,7 +212,11 @@ class Capture:
         """Capture until the end. Raises BrokenPipeError where the reader went away, OSError for a full disk."""
         sample = self._options.sample
         stream = Stream(self._outbox, Sampler(sample) if sample > 1 else None)
-        stream.tell(Hello(self._options.node, agent="probe", time=time.time_ns(), features=self._features))
+        stream.tell(
+            Hello(
+                self._options.node, agent=f"probe {__version__}", time=time.time_ns(), features=self._features
+            )
+        )
         taps = NodeTaps(self._options.node, self._options.role, stream.announce)
         hub = Hub(taps.find, self.wake)
         if self._options.trace:
@@ -206,6 +237,7 @@ class Capture:
                 self._outbox.release()
                 sniffer.stop(hub, sniffing)
             self._finish(stream, hub)
+            self.packets = stream.packets
         finally:
             watch.close()
             hub.close()
@@ -236,6 +268,8 @@ class Capture:
                 self._feel(stream, self._lifeline, ready)
             if ends is not None and time.monotonic() >= ends:
                 self.stop("duration over")
+            if 0 < self._options.limit <= self._outbox.written:
+                self.stop(self.FULL)
 
     def _patience(self, stream: Stream, ends: float | None) -> float | None:
         """Seconds until something is to be done although nothing happened; None: for ever."""

@@ -26,6 +26,7 @@ class Outbox:
         self._room = room
         self._waiting: deque[memoryview] = deque()
         self._size = 0
+        self.written = 0  # bytes, so far
         self._open = True
         self._changed = threading.Condition()
 
@@ -63,6 +64,7 @@ class Outbox:
                 written = os.write(descriptor, piece[:_PIECE])
             except BlockingIOError:
                 return
+            self.written += written
             with self._changed:
                 if written == len(piece):
                     self._waiting.popleft()

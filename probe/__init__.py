@@ -1,3 +1,5 @@
 """The top floor: what a person types and sees."""
 
-__version__ = "0.1.0"
+from daemonset import __version__
+
+__all__ = ["__version__"]

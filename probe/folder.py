@@ -13,13 +13,11 @@ Rules:
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote
 
 import msgspec
 
@@ -28,13 +26,10 @@ from analysis.clients import Clients
 from analysis.facts import Facts
 from analysis.forgery import plain_address
 from analysis.ingress import IngressRecord
+from daemonset.keeping import FORMAT, INDEX, VERSION, file_name, write_index
 from probe import __version__
 from probe.cluster.timing import Clock
 from probe.errors import UsageError, os_error
-
-FORMAT = "client-ip-probe session"
-VERSION = 1
-INDEX = "session.json"
 
 
 class Meta(msgspec.Struct, frozen=True, rename="camel"):
@@ -141,20 +136,10 @@ class SessionFolder:
             stream.close()
 
     def _write_index(self, meta: Meta) -> None:
-        target, draft = self.path / INDEX, self.path / f".{INDEX}"
         try:
-            with draft.open("wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(meta), indent=1))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
+            write_index(self.path, meta)
         except OSError as error:
-            raise os_error(error, f"write {target}") from error
-
-
-def file_name(place: str) -> str:
-    """The file of a place's stream; a name from a cluster or a file never leaves its folder."""
-    return f"{quote(place, safe='')}.probe"
+            raise os_error(error, f"write {self.path / INDEX}") from error
 
 
 def read_meta(folder: Path) -> Meta:

@@ -234,10 +234,16 @@ def capture(
 
 def load(path: Path) -> Session:
     """Read a recorded session back. Raises ProbeError where the folder is foreign or of a later version."""
+    builder = RecordingBuilder()
+    meta, places = pour_folder(path, builder)
+    return Session(builder.build(expected_nodes=places), meta.facts, meta)
+
+
+def pour_folder(path: Path, builder: RecordingBuilder) -> tuple[Meta, tuple[str, ...]]:
+    """Put all streams of a recorded session into a recording; answers with its `Meta` and places. Raises ProbeError."""
     meta = read_meta(path)
     problems = stream_problems(path, meta)
     present = _streams(path, meta)
-    builder = RecordingBuilder()
     for agent in RecordedSource(present).start():
         follower = _Follower(agent)
         try:
@@ -251,8 +257,7 @@ def load(path: Path) -> Session:
         builder.gaps.append(("", Gap("session", "the session was cut off while it was recorded")))
     for place in sorted(set(problems) - set(present)):
         builder.gaps.append((place, Gap("stream", problems[place])))
-    places = meta.places or tuple(present)
-    return Session(builder.build(expected_nodes=places), meta.facts, meta)
+    return meta, meta.places or tuple(present)
 
 
 def _streams(path: Path, meta: Meta) -> dict[str, Path]:

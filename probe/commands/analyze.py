@@ -22,8 +22,13 @@ from probe.output import note
 
 
 def analyze(
-    session: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="The folder of a recorded session.")
+    sessions: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[DIR]...",
+            help="The folder of a recorded session; or several of different nodes, to be judged together.",
+            show_default=False,
+        ),
     ] = None,
     tap: Annotated[
         list[str] | None,
@@ -37,7 +42,8 @@ def analyze(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The cluster, from: kubectl get nodes,pods,services,endpointslices -A -o json",
+            help="The cluster, from: kubectl get nodes,pods,services,endpointslices -A -o json. With DIR, in place of "
+            "what the session says of it.",
         ),
     ] = None,
     conntrack: Annotated[
@@ -66,9 +72,11 @@ def analyze(
 
     probe analyze session/
 
+    probe analyze node1/ node2/ --objects objects.json
+
     probe analyze --tap client:me/eth0=client.pcap --tap nic:node1/eth0=node1.pcap --objects objects.json
     """
-    if session is None and not tap:
+    if not sessions and not tap:
         raise UsageError(
             "nothing to analyze; give the DIR of a recorded session, or captures as "
             "--tap KIND:NODE/INTERFACE=FILE; see 'probe analyze --help'"
@@ -78,7 +86,7 @@ def analyze(
 
     ingress = read_ingress(ingress_config or [], ingress_log or [], note, app_server)
     clients = clients_option(from_ip)
-    given = inputs.recorded(session, tap or [], objects, conntrack or [])
+    given = inputs.recorded(sessions or [], tap or [], objects, conntrack or [])
     if given.ingress is not None:
         ingress = given.ingress.plus(ingress)
     service = inputs.known_service(service or given.service, given.facts)

@@ -69,7 +69,7 @@ def health(
     from probe.commands import inputs
     from probe.health_report import about_health
 
-    recorded = inputs.recorded(Path(target) if target else None, tap or [], objects, [])
+    recorded = inputs.recorded([Path(target)] if target else [], tap or [], objects, [])
     if watched is not None:
         from probe.endpoint_changes import read_changes
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from probe.commands.options import quiet_progress
 from probe.errors import UnavailableError, UsageError, os_error
+from probe.output import note
 
 if TYPE_CHECKING:
     from analysis.asked import Asked
@@ -30,12 +31,12 @@ class Recorded:
     clients: tuple[str, ...] = ()
 
 
-def recorded(session: Path | None, taps: list[str], objects: Path | None, tables: list[str]) -> Recorded:
-    """The session in a folder, or what capture files hold. Raises ProbeError."""
-    if session is not None and (taps or objects or tables):
+def recorded(sessions: list[Path], taps: list[str], objects: Path | None, tables: list[str]) -> Recorded:
+    """The sessions in folders as one, or what capture files hold. Raises ProbeError."""
+    if sessions and (taps or tables):
         raise UsageError("give either the DIR of a recorded session or --tap files, not both")
-    if session is not None:
-        kept = _from_session(session)
+    if sessions:
+        kept = _from_sessions(sessions, objects)
         meta = kept.meta
         return Recorded(
             kept.recording,
@@ -63,10 +64,10 @@ def with_balancers(facts: Facts, named: list[str]) -> Facts:
     return msgspec.structs.replace(facts, balancers=(*facts.balancers, *named)) if named else facts
 
 
-def _from_session(path: Path) -> Session:
-    from probe.session import load
+def _from_sessions(paths: list[Path], objects: Path | None) -> Session:
+    from probe.together import load_together
 
-    return load(path)
+    return load_together(paths, note, read_objects(objects) if objects is not None else None)
 
 
 def _from_files(taps: list[str], tables: list[str], objects: Path | None) -> tuple[Recording, Facts]:

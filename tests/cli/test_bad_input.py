@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from daemonset.keeping import FORMAT, INDEX, VERSION
 from daemonset.observation import SCHEMA_VERSION, Bye, Hello, Ready, Tap, TapKind, Taps
 from daemonset.wire import PREAMBLE, Writer
-from probe.folder import FORMAT, INDEX, VERSION, Meta, SessionFolder
+from probe.folder import Meta, SessionFolder
 from tests.cli.helpers import USB, Probe, ended, pcap, start, syn
 
 

@@ -15,9 +15,10 @@ import pytest
 
 from analysis.asked import Asked
 from analysis.report import Forged, Forgery
+from daemonset.keeping import INDEX
 from probe.ask import Question, lab_address, lab_orders
 from probe.errors import UsageError
-from probe.folder import INDEX, Meta, SessionFolder, read_meta
+from probe.folder import Meta, SessionFolder, read_meta
 from probe.lab import load_scenario
 from probe.lab.plan import make_plan
 from probe.render.terminal import to_text

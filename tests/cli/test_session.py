@@ -15,12 +15,13 @@ import pytest
 
 from analysis.asked import Asked
 from analysis.facts import Facts, Node
+from daemonset.keeping import INDEX, file_name
 from daemonset.observation import PACKET, Bye, Gap, Hello, Message, Ready, Tap, TapKind, Taps
 from daemonset.wire import Writer
 from probe import session
 from probe.agents.source import Agent
 from probe.errors import UnavailableError
-from probe.folder import INDEX, Meta, file_name, read_meta
+from probe.folder import Meta, read_meta
 from probe.session import Session, Words, capture, load
 
 OURS = Asked("192.0.2.10:40112", "172.30.0.11:30080", 1.0, 2.0, "answered", saw="192.0.2.10")
