@@ -125,6 +125,7 @@ class Journey(msgspec.Struct, frozen=True, rename="camel"):
     attempts: int = 0  # connections of the balancer for this client that nobody answered, besides
     support: tuple[str, ...] = ()  # "SIP307: …": what configuration and log say for a finding
     resolved: tuple[Resolved, ...] = ()  # whom the configuration would have servers take for the client
+    display_filter: str = ""  # finds its packets in Wireshark
 
 
 class Finding(msgspec.Struct, frozen=True, rename="camel"):

@@ -8,6 +8,7 @@ from analysis import paths
 from analysis.addresses import PROTOCOL_NAMES, PROTOCOLS, AddressBook, text
 from analysis.blame import Mechanism
 from analysis.claims import address_in
+from analysis.display_filter import display_filter
 from analysis.findings import CATALOGUE
 from analysis.judging import Context, Outcome
 from analysis.knowledge import delivered, speaks_for_others
@@ -29,9 +30,10 @@ def journey_of(outcome: Outcome, context: Context) -> Journey:
     taps = context.recording.taps
     kept = trip.target.service.key if trip.target else None
     walked = paths.hops(connection, taps, context.book)
+    protocol = PROTOCOL_NAMES.get(trip.leg.protocol, str(trip.leg.protocol))
     return Journey(
         id="",
-        protocol=PROTOCOL_NAMES.get(trip.leg.protocol, str(trip.leg.protocol)),
+        protocol=protocol,
         client=_client(outcome, context.book),
         verdict=outcome.judgement.verdict,
         confidence=_confidence(outcome),
@@ -50,6 +52,7 @@ def journey_of(outcome: Outcome, context: Context) -> Journey:
         attempts=len(connection.attempts),
         support=tuple(f"{entry.code}: {entry.text}" for entry in outcome.support),
         resolved=outcome.resolved,
+        display_filter=display_filter(protocol, walked),
     )
 
 
@@ -142,14 +145,16 @@ def stranded(trip: Trip, context: Context) -> Journey:
     """A client's connection to a balancer to which nothing behind it could be tied."""
     first = trip.steps[0].addresses
     connection = Connection(trip, (), context.book.owner(trip.source))
+    protocol = PROTOCOL_NAMES.get(trip.leg.protocol, str(trip.leg.protocol))
+    walked = paths.hops(connection, context.recording.taps, context.book)
     return Journey(
         id="",
-        protocol=PROTOCOL_NAMES.get(trip.leg.protocol, str(trip.leg.protocol)),
+        protocol=protocol,
         client=Client(text(first.src), first.sport),
         verdict=Verdict.INCONCLUSIVE,
         confidence="none",
         seen_by_app=None,
-        hops=paths.hops(connection, context.recording.taps, context.book),
+        hops=walked,
         snat=(),
         cross_node=None,
         proxy_protocol=None,
@@ -157,6 +162,7 @@ def stranded(trip: Trip, context: Context) -> Journey:
         reason="the client reached the load balancer, and no connection of the balancer could be tied to it",
         answered=trip.leg.answered,
         shape="ends at the load balancer",
+        display_filter=display_filter(protocol, walked),
     )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
-from probe.errors import UnavailableError, os_error
+from probe.errors import UnavailableError, UsageError, os_error
 from probe.render.escape import escape, plain
 
 
@@ -26,6 +26,18 @@ def put(text: str) -> None:
         text += "\n"
     end_progress()
     _write(plain_lines(text) if ascii_only(sys.stdout) else text)
+
+
+def give_stdout() -> BinaryIO:
+    """Reserve stdout for a result of bytes; all text goes to stderr from now on. Raises ProbeError."""
+    if sys.stdout is None or sys.stderr is None:
+        raise UnavailableError("cannot write the result: a standard stream is closed; give the command both")
+    if sys.stdout.isatty():
+        raise UsageError(
+            "packets are not for a terminal; pipe them, as in '… -w - | tshark -r -', or name a file"
+        )
+    stdout, sys.stdout = sys.stdout, sys.stderr
+    return stdout.buffer
 
 
 def flush() -> None:

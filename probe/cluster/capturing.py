@@ -140,13 +140,18 @@ def run(
     *,
     asking: Asking | None,
     ingress: Callable[[], IngressRecord],
+    keep: Callable[[Session], None] = lambda _: None,
 ) -> Report:
-    """Capture and judge. Raises UnavailableError; KeyboardInterrupt where it was given up."""
+    """Capture and judge; `keep` is handed what is judged.
+
+    Raises UnavailableError; KeyboardInterrupt where it was given up.
+    """
     _tell_leftovers(api, told)
     with _installed(api, wish, prepared, told) as (where, roll):
         for node, why in roll.missing.items():
             told.note(f"· no agent on {node}: {why}")
         session = _watch(_Scene(api, wish, prepared, told, where, roll), asking, ingress)
+    keep(session)
     told.progress("judging")
     return analyze(
         session.recording,

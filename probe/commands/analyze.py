@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from probe.commands.files import Files, OpenOption, WriteOption
 from probe.commands.options import (
     AppServerOption,
     Format,
@@ -66,6 +67,8 @@ def analyze(
     ingress_config: IngressConfigOption = None,
     ingress_log: IngressLogOption = None,
     app_server: AppServerOption = None,
+    write: WriteOption = None,
+    show: OpenOption = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Judge a recorded session, or pcap files of anyone's making.
@@ -81,9 +84,13 @@ def analyze(
             "nothing to analyze; give the DIR of a recorded session, or captures as "
             "--tap KIND:NODE/INTERFACE=FILE; see 'probe analyze --help'"
         )
+    from probe.agents.captures import parse_tap
     from probe.commands import inputs
     from probe.ingress import read_ingress
+    from probe.render.packets import Seen
 
+    captures = [parse_tap(text) for text in tap or []]
+    files = Files(write, show).prepare([capture.path for capture in captures])
     ingress = read_ingress(ingress_config or [], ingress_log or [], note, app_server)
     clients = clients_option(from_ip)
     given = inputs.recorded(sessions or [], tap or [], objects, conntrack or [])
@@ -103,4 +110,4 @@ def analyze(
         title=given.title,
         clients=Clients.of(clients or given.clients),
     )
-    end_with(report, output)
+    end_with(report, output, files, Seen(given.recording, facts, captures))

@@ -17,6 +17,7 @@ from probe.commands.cluster import (
     duration_option,
     print_objects,
 )
+from probe.commands.files import Files, OpenOption, WriteOption
 from probe.commands.lab import complete_scenario
 from probe.commands.options import (
     AppServerOption,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from analysis.ingress import IngressRecord
     from probe.ask import Question
     from probe.cluster.capturing import Asking
+    from probe.session import Session
 
 #: Requests of each kind that one capture may send.
 MAX_COUNT = 500
@@ -164,6 +166,8 @@ def capture(
     ingress_config: IngressConfigOption = None,
     ingress_log: IngressLogOption = None,
     app_server: AppServerOption = None,
+    write: WriteOption = None,
+    show: OpenOption = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Watch connections at every point on every node at once, and judge them.
@@ -185,16 +189,19 @@ def capture(
         target, namespace, selector, nodes, tuple(port or ()), image, keep, wait, debug=bool(debug_node)
     )
     clients, part = clients_option(from_ip), _sample(sample)
+    files = Files(write, show)
     if lab is None:
         watched = _Watched(seconds, record, clients, part)
-        _on_cluster(chosen, context, kubeconfig, watched, question, ingress, output, dry_run=dry_run)
+        _on_cluster(chosen, context, kubeconfig, watched, question, ingress, output, files, dry_run=dry_run)
         return
     if chosen != _Chosen() or context is not None or kubeconfig is not None or dry_run:
         raise UsageError("--lab plays a scenario and knows no cluster; leave out what is said of one")
     from probe.lab import load_scenario
     from probe.play import play
+    from probe.render.packets import Seen
 
     scenario = load_scenario(lab)
+    prepared = files.prepare()
     if question is not None and question.target.scheme == "https":
         progress("the server's certificate is not verified: only the way to it is asked about")
     played = play(
@@ -210,7 +217,7 @@ def capture(
     )
     if record is not None:
         note(f"· kept in {record}")
-    end_with(played.report, output)
+    end_with(played.report, output, prepared, Seen(played.session.recording, played.session.facts))
 
 
 class _Chosen(NamedTuple):
@@ -244,6 +251,7 @@ def _on_cluster(
     question: Question | None,
     ingress: Callable[[], IngressRecord],
     output: Format,
+    files: Files,
     *,
     dry_run: bool,
 ) -> None:
@@ -254,6 +262,7 @@ def _on_cluster(
     selection = parse(chosen.target, chosen.namespace or "default", label=chosen.selector)
     with connected(kubeconfig, context) as api:
         from probe.cluster.capturing import Told, Wish, prepare, run
+        from probe.render.packets import Seen
 
         if chosen.namespace is None:
             selection = replace(selection, namespace=api.namespace)
@@ -267,10 +276,14 @@ def _on_cluster(
         if dry_run:
             print_objects(prepared.objects, output)
             return
-        report = run(api, wish, prepared, told, asking=_asking(question), ingress=ingress)
+        ready = files.prepare()
+        sessions: list[Session] = []
+        report = run(
+            api, wish, prepared, told, asking=_asking(question), ingress=ingress, keep=sessions.append
+        )
     if watched.record is not None:
         note(f"· kept in {watched.record}")
-    end_with(report, output)
+    end_with(report, output, ready, Seen(sessions[0].recording, sessions[0].facts))
 
 
 def _sample(text: str | None) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from probe.commands.files import Files, OpenOption, Prepared, WriteOption
 from probe.commands.lab import complete_scenario
 from probe.commands.options import (
     Format,
@@ -17,7 +18,7 @@ from probe.commands.options import (
     end_with,
     print_report,
 )
-from probe.errors import ExitCode
+from probe.errors import ExitCode, UsageError
 from probe.output import progress, put
 
 #: The tour: the client's address is lost; then the same Service with the one setting that keeps it.
@@ -37,6 +38,8 @@ def demo(
     keep: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the recorded sessions, one folder a scenario.")
     ] = None,
+    write: WriteOption = None,
+    show: OpenOption = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Lose a client's address and keep it, with real packets through the real kernel's NAT.
@@ -45,14 +48,18 @@ def demo(
     came out as told. With --scenario, or with -o json, jsonl or yaml, one scenario is played and the exit
     code is that of its report.
     """
+    files = Files(write, show)
     if scenario is not None or not output.for_people:
-        _single(scenario or TOUR[0], proxy_mode, keep, output)
+        _single(scenario or TOUR[0], proxy_mode, keep, output, files.prepare())
+    if files.any:
+        raise UsageError("the tour makes two reports; choose one with --scenario NAME to write files of it")
     _tour(proxy_mode, keep, output)
 
 
-def _single(name: str, proxy_mode: ProxyMode, keep: Path | None, output: Format) -> None:
+def _single(name: str, proxy_mode: ProxyMode, keep: Path | None, output: Format, files: Prepared) -> None:
     from probe.lab import load_scenario
     from probe.play import play
+    from probe.render.packets import Seen
     from probe.render.scenarios import answers_text, story_text
 
     scenario = load_scenario(name)
@@ -61,7 +68,7 @@ def _single(name: str, proxy_mode: ProxyMode, keep: Path | None, output: Format)
     played = play(scenario, proxy_mode.value, record=keep, progress=progress)
     if output.for_people:
         put(answers_text(played, sys.stdout))
-    end_with(played.report, output)
+    end_with(played.report, output, files, Seen(played.session.recording, played.session.facts))
 
 
 def _tour(proxy_mode: ProxyMode, keep: Path | None, output: Format) -> None:

@@ -15,6 +15,8 @@ from probe.output import progress, put
 
 if TYPE_CHECKING:
     from analysis.report import Report
+    from probe.commands.files import Prepared
+    from probe.render.packets import Seen
 
 
 class Format(enum.StrEnum):
@@ -125,9 +127,11 @@ def print_report(report: Report, output: Format) -> None:
             put(machine.to_json(report))
 
 
-def end_with(report: Report, output: Format) -> None:
-    """Print the report and exit with its code."""
+def end_with(report: Report, output: Format, files: Prepared | None = None, seen: Seen | None = None) -> None:
+    """Print the report, write the files that were asked for, and exit with its code."""
     print_report(report, output)
+    if files is not None and seen is not None:
+        files.write(report, seen)
     raise typer.Exit(report.exit_code)
 
 

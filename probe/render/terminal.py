@@ -176,6 +176,8 @@ def _reasons(paper: Paper, journey: Journey) -> None:
         _resolved(paper, resolved, endpoint_of(journey))
     if journey.findings:
         paper.sentence("See ", ", ".join(journey.findings))
+    if paper.wide and journey.display_filter:
+        paper.sentence("Filt", journey.display_filter)
 
 
 def _who(snat: Snat) -> str:

@@ -1,0 +1,168 @@
+"""Files that a report is written to beside what is printed: options that several commands share.
+
+What cannot be written is found before anything is captured, as far as that can be known then. A file appears whole or
+not at all; what is no regular file (a pipe, a device) is written to as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from probe.errors import UsageError, os_error
+from probe.output import give_stdout, note
+
+if TYPE_CHECKING:
+    from analysis.report import Report
+    from probe.render.packets import Seen
+
+WriteOption = Annotated[
+    str | None,
+    typer.Option(
+        "-w",
+        "--write",
+        metavar="FILE",
+        help="Write the packets of all taps to one pcapng file, with verdicts as comments; - is stdout, and the report "
+        "then goes to stderr.",
+    ),
+]
+
+OpenOption = Annotated[bool, typer.Option("--open", help="Show the packets in Wireshark.")]
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is to be written."""
+
+    packets: str | None = None
+    show: bool = False
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is."""
+        return self != Files()
+
+    def prepare(self, sources: Sequence[Path] = ()) -> Prepared:
+        """Check all names before the work begins. `sources` are files that are read. Raises ProbeError."""
+        if self.packets == "-" and self.show:
+            raise UsageError("--open shows a file; name one with -w FILE, or leave -w out")
+        taken = dict.fromkeys((path.resolve() for path in sources), "it is read as well")
+        for path in self._paths():
+            if why := taken.get(path.resolve()):
+                raise UsageError(f"cannot write {path}: {why}; name another file")
+            taken[path.resolve()] = "two options name it"
+            _check(path)
+        return Prepared(self, give_stdout() if self.packets == "-" else None)
+
+    def _paths(self) -> list[Path]:
+        named = [None if self.packets == "-" else self.packets]
+        return [Path(name) for name in named if name is not None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The files, checked; `stdout` where packets go there."""
+
+    files: Files
+    stdout: BinaryIO | None = None
+
+    def write(self, report: Report, seen: Seen) -> None:
+        """Write all of them. Raises ProbeError."""
+        if self.stdout is not None or self.files.packets is not None or self.files.show:
+            self._packets(report, seen)
+
+    def _packets(self, report: Report, seen: Seen) -> None:
+        from daemonset.taps.pcap import CaptureFileError
+        from probe.render.packets import write_packets
+
+        def write(file: BinaryIO) -> None:
+            try:
+                write_packets(file, report, seen)
+            except CaptureFileError as error:
+                raise UsageError(str(error)) from error
+
+        if self.stdout is not None:
+            _stream(self.stdout, write)
+            return
+        path = Path(self.files.packets) if self.files.packets is not None else _temporary()
+        _save(path, write)
+        note(f"· the packets are in {path}")
+        if self.files.show:
+            _show(path)
+
+
+def _check(path: Path) -> None:
+    """Refuse what could not be written in the end."""
+    try:
+        if path.is_dir():
+            raise UsageError(f"cannot write {path}: it is a folder; name a file")
+        if not path.parent.is_dir():
+            raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+        if not os.access(path.parent, os.W_OK) and not (path.exists() and os.access(path, os.W_OK)):
+            raise os_error(PermissionError(13, "Permission denied"), f"write {path}")
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        raise UsageError(f"cannot write {path}: {error}") from error
+
+
+def _save(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file whole, in place of what was there. Raises ProbeError."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe, a device
+            with path.open("wb") as file:
+                write(file)
+            return
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with draft.open("wb") as file:
+                write(file)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except BrokenPipeError:
+        return  # a pipe's reader had enough
+    except OSError as error:
+        raise os_error(error, f"write {path}") from error
+
+
+def _stream(stdout: BinaryIO, write: Callable[[BinaryIO], None]) -> None:
+    try:
+        write(stdout)
+        stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+    except OSError as error:
+        raise os_error(error, "write the packets to stdout") from error
+
+
+def _temporary() -> Path:
+    try:
+        handle, name = tempfile.mkstemp(prefix="probe-", suffix=".pcapng")
+    except OSError as error:
+        raise os_error(error, "make a temporary file") from error
+    os.close(handle)
+    return Path(name)
+
+
+def _show(path: Path) -> None:
+    """Start Wireshark and leave it to itself; where there is none, the file is there."""
+    if (program := shutil.which("wireshark")) is None:
+        note("· there is no Wireshark on this machine's PATH; open the file where there is one")
+        return
+    try:
+        subprocess.Popen(
+            [program, "-r", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        note(f"· Wireshark did not start: {error.strerror}; the file is there all the same")
