@@ -125,7 +125,7 @@ class StreamBuilder:
         table["tap"] = np.asarray(self._taps, dtype=np.uint32)[table["tap"]]
         table["head"] = np.where(table["head"] > 0, table["head"] + len(self._owner.heads), 0)
         self._owner.heads.extend(heads)
-        self._owner.packet_tables.append(table)
+        self._owner.add_packets(table)
         return len(table)
 
     def nat(self, rows: bytes) -> int:
@@ -150,7 +150,9 @@ class RecordingBuilder:
         self.losses: list[tuple[Tap, int, int]] = []
         self.gaps: list[tuple[str, Gap]] = []
         self.topologies: dict[str, Topology] = {}
-        self.packet_tables: list[Rows] = []
+        self._packet_tables: list[Rows] = []
+        self._reserved: Rows | None = None
+        self._filled = 0
         self.nat_tables: list[Rows] = []
         self._streams: list[StreamBuilder] = []
         self._tap_numbers: dict[Tap, int] = {}
@@ -169,6 +171,26 @@ class RecordingBuilder:
             self.taps.append(tap)
         return number
 
+    def reserve(self, packets: int) -> None:
+        """Make room for so many packets at once, so that they are not in memory twice when all have come."""
+        self._reserved = np.zeros(packets, dtype=PACKET.dtype())
+
+    def add_packets(self, table: Rows) -> None:
+        """Take rows that are ready: numbers of taps and heads are the recording's."""
+        end = self._filled + len(table)
+        if self._reserved is not None and end <= len(self._reserved) and not self._packet_tables:
+            self._reserved[self._filled : end] = table
+            self._filled = end
+        else:
+            self._packet_tables.append(table)
+
+    def _packets(self) -> Rows:
+        """All packets, in the order in which they were taken."""
+        if self._reserved is None:
+            return _stack(self._packet_tables, PACKET.dtype())
+        filled = self._reserved[: self._filled]
+        return _stack([filled, *self._packet_tables], PACKET.dtype()) if self._packet_tables else filled
+
     def node_index(self, node: str) -> int:
         """The number of a node in the recording."""
         number = self._node_numbers.setdefault(node, len(self.nodes))
@@ -183,7 +205,7 @@ class RecordingBuilder:
         return Recording(
             taps=tuple(self.taps),
             nodes=tuple(self.nodes),
-            packets=_stack(self.packet_tables, PACKET.dtype()),
+            packets=self._packets(),
             nat=_stack(self.nat_tables, NAT.dtype()),
             heads=tuple(self.heads),
             losses=tuple(self.losses),

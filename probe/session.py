@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ import numpy as np
 from analysis.asked import Asked
 from analysis.facts import Facts
 from analysis.ingress import IngressRecord
-from analysis.recording import Recording, RecordingBuilder
+from analysis.recording import Recording, RecordingBuilder, StreamBuilder
 from daemonset.observation import NAT, PACKET, Bye, Gap, Layout, Ready, Topology
 from daemonset.wire import Frame, NatRows, PacketRows, Reader, WireError
 from probe.agents.recorded import RecordedSource
@@ -30,6 +31,7 @@ from probe.cluster.timing import Clock
 from probe.errors import ProbeError, UnavailableError
 from probe.folder import Meta, SessionFolder, check_addresses, read_meta, stream_path, stream_problems
 from probe.render.escape import escape
+from probe.spool import Spool, Spooled
 
 #: How long agents may take until they are ready, and until they have said goodbye, in seconds.
 READY_WITHIN = 30.0
@@ -37,6 +39,9 @@ STOP_WITHIN = 15.0
 
 Progress = Callable[[str], None]
 Witness = Callable[[str, Frame], None]
+
+#: Why nothing more is to be kept, in words; None while there is room.
+Limit = Callable[[], str | None]
 
 
 class Words(NamedTuple):
@@ -60,12 +65,19 @@ class _Follower:
     """Reads the stream of one agent: its frames, and what the stream lacks.
 
     A stream that must be waited for is read on a thread of its own; one that comes by itself is taken as it comes.
-    Frames are kept apart until all streams have ended, so that a recording does not depend on whose bytes
-    came first, and is the same when it is read back.
+    Streams are kept apart, on disk, until all have ended, so that a recording does not depend on whose bytes came
+    first, and is the same when it is read back. Where `limit` says that there is no more room, the stream is cut off
+    there, and what still comes is let go.
     """
 
     def __init__(
-        self, agent: Agent | PushedAgent, folder: SessionFolder | None = None, witness: Witness | None = None
+        self,
+        agent: Agent | PushedAgent,
+        kept: Spooled | Pouring,
+        *,
+        folder: SessionFolder | None = None,
+        witness: Witness | None = None,
+        limit: Limit | None = None,
     ) -> None:
         self.agent = agent
         self.settled = threading.Event()  # ready, or over
@@ -73,7 +85,9 @@ class _Follower:
         self.stopping = False
         self.failure: ProbeError | None = None
         self.lack: str | None = None
-        self._frames: list[Frame] = []
+        self.packets = 0
+        self._kept = kept
+        self._limit = limit
         self._folder = folder
         self._witness = witness
         self._reader = Reader()
@@ -113,7 +127,14 @@ class _Follower:
         """The next bytes of the stream. What cannot be used is complained of, and nothing after it is taken."""
         if self._broken:
             return
+        if self._limit is not None and (reason := self._limit()) is not None:
+            self._broken = True
+            self.complain(reason)
+            self.settled.set()
+            return
         try:
+            if isinstance(self._kept, Spooled):
+                self._kept.write(data)
             if self._folder is not None:
                 self._folder.write(self.agent.place, data)
             for frame in self._reader.feed(data):
@@ -121,7 +142,7 @@ class _Follower:
         except WireError as error:
             self._broken = True
             self.complain(str(error))
-        except ProbeError as error:  # the folder could not take it
+        except ProbeError as error:  # there is no space for it
             self._broken = True
             self.complain(str(error))
             self.failure = error
@@ -140,7 +161,10 @@ class _Follower:
     def _look_at(self, frame: Frame) -> None:
         if isinstance(frame, Topology):
             _check_topology(frame)
-        self._frames.append(frame)
+        if isinstance(self._kept, Pouring):
+            self._kept.pour(frame)
+        if isinstance(frame, PacketRows):
+            self.packets += len(frame.rows) // PACKET.size
         if isinstance(frame, Ready):
             self.ready = True
             self.settled.set()
@@ -155,18 +179,41 @@ class _Follower:
 
     def pour(self, builder: RecordingBuilder, clock: Clock | None = None) -> None:
         """Put the stream into a recording, its times as by our clock; what was kept of it is given up."""
-        stream = builder.stream(self.agent.place)
-        frames, self._frames = self._frames, []
-        ahead = clock.ahead if clock is not None else 0
-        for frame in frames:
-            match frame:
-                case PacketRows(rows, heads):
-                    stream.packets(_by_our_clock(rows, PACKET, ahead), heads)
-                case NatRows(rows):
-                    stream.nat(_by_our_clock(rows, NAT, ahead))
-                case _:
-                    stream.message(frame)
-        stream.truncated = self.lack
+        if isinstance(self._kept, Pouring):
+            self._kept.stream.truncated = self.lack
+            return
+        pouring = Pouring.into(builder, self.agent.place, clock)
+        reader = Reader()
+        with suppress(WireError):  # the same as when it came: it has been complained of
+            for data in self._kept:
+                for frame in reader.feed(data):
+                    pouring.pour(frame)
+        pouring.stream.truncated = self.lack
+
+
+class Pouring(NamedTuple):
+    """A stream on its way into a recording. `ahead`: how far its clock is before ours, in nanoseconds."""
+
+    stream: StreamBuilder
+    ahead: int
+
+    @classmethod
+    def into(cls, builder: RecordingBuilder, place: str, clock: Clock | None) -> Pouring:
+        """A stream of this place."""
+        return cls(builder.stream(place), clock.ahead if clock is not None else 0)
+
+    def pour(self, frame: Frame) -> None:
+        """The next frame, its times by our clock. Raises WireError where what it says is no topology."""
+        match frame:
+            case PacketRows(rows, heads):
+                self.stream.packets(_by_our_clock(rows, PACKET, self.ahead), heads)
+            case NatRows(rows):
+                self.stream.nat(_by_our_clock(rows, NAT, self.ahead))
+            case Topology():
+                _check_topology(frame)
+                self.stream.message(frame)
+            case _:
+                self.stream.message(frame)
 
 
 def _by_our_clock(rows: bytes, layout: Layout, ahead: int) -> bytes:
@@ -188,19 +235,40 @@ def capture(
     record: Path | None = None,
     progress: Progress = lambda _: None,
     witness: Witness = lambda _place, _frame: None,
+    limit: Limit | None = None,
 ) -> Session:
     """Watch everywhere while `action` runs; what it returns is kept in the session's `meta`.
 
-    `witness` is told of each frame as it arrives, on the thread that reads it.
+    `witness` is told of each frame as it arrives, on the thread that reads it. Once `limit` gives a reason, streams are
+    cut off there, and the reason is said of each.
 
     With `record`, the session is written to that folder too. Raises ProbeError where no agent could start or
     the folder could not be written; the folder then stays marked as cut off.
     """
+    with Spool() as spool:
+        return _captured(source, action, facts, meta, _Keeping(spool, record, progress, witness, limit))
+
+
+class _Keeping(NamedTuple):
+    """What becomes of the streams of a capture while they arrive."""
+
+    spool: Spool
+    record: Path | None
+    progress: Progress
+    witness: Witness
+    limit: Limit | None
+
+
+def _captured(
+    source: AgentSource, action: Callable[[], Words], facts: Facts, meta: Meta, keeping: _Keeping
+) -> Session:
+    spool, record, progress, witness, limit = keeping
     folder = SessionFolder(record, meta) if record is not None else None
     followers: list[_Follower] = []
     try:
         for agent in source.start():
-            followers.append(_Follower(agent, folder, witness))
+            kept = spool.stream()
+            followers.append(_Follower(agent, kept, folder=folder, witness=witness, limit=limit))
             if folder is not None:
                 folder.stream(agent.place)
         for follower in followers:
@@ -245,14 +313,15 @@ def pour_folder(path: Path, builder: RecordingBuilder) -> tuple[Meta, tuple[str,
     problems = stream_problems(path, meta)
     present = _streams(path, meta)
     for agent in RecordedSource(present).start():
-        follower = _Follower(agent)
+        clock = meta.clocks.get(agent.place)
+        follower = _Follower(agent, Pouring.into(builder, agent.place, clock))
         try:
             follower.read(agent)
         finally:
             agent.close()
         if lack := meta.lacks.get(agent.place) or problems.get(agent.place):
             follower.lack = lack  # what was known then is nearer to the cause than what can be seen now
-        follower.pour(builder, meta.clocks.get(agent.place))
+        follower.pour(builder, clock)
     if not meta.complete:
         builder.gaps.append(("", Gap("session", "the session was cut off while it was recorded")))
     for place in sorted(set(problems) - set(present)):
@@ -323,6 +392,7 @@ def _clocks(followers: Sequence[_Follower]) -> dict[str, Clock]:
 
 def _recording(followers: Sequence[_Follower], clocks: Mapping[str, Clock]) -> Recording:
     builder = RecordingBuilder()
+    builder.reserve(sum(follower.packets for follower in followers))
     for follower in followers:
         follower.pour(builder, clocks.get(follower.agent.place))
     return builder.build(expected_nodes=tuple(follower.agent.place for follower in followers))

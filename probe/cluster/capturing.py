@@ -40,10 +40,10 @@ from probe.folder import Meta
 from probe.manifests import IMAGE, debug_pod, installation
 from probe.session import Session, Words, capture
 
-#: Seconds to watch for, bytes of streams to take, and connections and packets in them: judging takes some 400 bytes of
-#: memory for a packet, so these stay below 2 GiB.
+#: Seconds to watch for, bytes of streams to take, and connections and packets in them. Judging takes some 400 bytes of
+#: memory for a packet, and heads of requests three times what they take in a stream, so these stay below 2 GiB.
 DURATION = 30.0
-MAX_BYTES = 1 << 30
+MAX_BYTES = 1 << 28
 MAX_FLOWS = 1_000_000
 MAX_PACKETS = 4_000_000
 
@@ -300,9 +300,25 @@ def _watch(scene: _Scene, asking: Asking | None, ingress: Callable[[], IngressRe
             record=wish.record,
             progress=told.progress,
             witness=counts.take,
+            limit=lambda: _cut(wish, source, counts),
         )
     finally:
         source.close()
+
+
+def _limit(wish: Wish, source: KubernetesSource, counts: Counts) -> str | None:
+    """The limit that is reached, in words."""
+    if source.received > wish.max_bytes:
+        return f"{wish.max_bytes >> 20} MiB of observations"
+    return counts.limit
+
+
+def _cut(wish: Wish, source: KubernetesSource, counts: Counts) -> str | None:
+    """Why no stream is kept any further."""
+    limit = _limit(wish, source, counts)
+    return (
+        None if limit is None else f"cut off at the session's limit of {limit}; what came after is not kept"
+    )
 
 
 def _wait(wish: Wish, source: KubernetesSource, counts: Counts, told: Told) -> None:
@@ -311,11 +327,10 @@ def _wait(wish: Wish, source: KubernetesSource, counts: Counts, told: Told) -> N
     ends, tell = now + wish.duration, now
     asleep = threading.Event()
     while (now := time.monotonic()) < ends:
-        if source.received > wish.max_bytes:
-            told.note(f"· ended early: the limit of {wish.max_bytes >> 20} MiB of observations is reached")
-            return
-        if limit := counts.limit:
-            told.note(f"· ended early: the limit of {limit} is reached")
+        if limit := _limit(wish, source, counts):
+            told.note(
+                f"· ended early: the limit of {limit} is reached; --sample 1/16 watches fewer connections"
+            )
             return
         if now >= tell:
             told.progress(f"{counts}; watching for {ends - now:.0f} s more, Ctrl-C ends that")

@@ -30,6 +30,7 @@ from probe.cluster.resolve import Gathered
 from probe.cluster.timing import Clock, ClockGauge
 from probe.errors import UnavailableError
 from probe.session import _Follower
+from probe.spool import Spool
 
 Json = dict[str, Any]
 MS = 1_000_000
@@ -360,11 +361,12 @@ def test_times_of_a_stream_are_put_right_by_what_is_known_of_its_clock(ahead: in
     writer.packets(table.tobytes())
     writer.nat(record.tobytes())
     writer.message(Bye(""))
-    follower = _Follower(Silent())
-    follower.take(b"".join(stream))
-    follower.over(None)
     builder = RecordingBuilder()
-    follower.pour(builder, Clock(ahead, ahead))
+    with Spool() as spool:
+        follower = _Follower(Silent(), spool.stream())
+        follower.take(b"".join(stream))
+        follower.over(None)
+        follower.pour(builder, Clock(ahead, ahead))
     recording = builder.build()
     assert recording.packets["time"].tolist() == recording.nat["time"].tolist() == [when]
     assert follower.lack is None
