@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -35,6 +36,7 @@ _LAST_WORDS = 4096
 _KILLED = 137  # 128 and SIGKILL: by the kernel for want of memory, most often
 _TRIES = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts to start an agent
 _TOGETHER = 64  # agents that are being started at the same time
+_DESCRIPTORS = 256  # beside one for each stream
 
 #: Asks what became of a pod whose stream broke off; None where nothing is known.
 Obituary = Callable[[str], Awaitable[str | None]]
@@ -241,8 +243,14 @@ class KubernetesSource:
         """Bytes of all streams so far."""
         return sum(agent.received for agent in self._agents)
 
+    @property
+    def clocks(self) -> dict[str, Clock]:
+        """What is known of the nodes' clocks so far."""
+        return {agent.place: clock for agent in self._agents if (clock := agent.clock) is not None}
+
     def start(self) -> Sequence[PushedAgent]:
         """One agent for each node; they start when they are followed."""
+        _make_room(len(self._roll.pods))
         self._agents = [NodeAgent(self._api, place, self._run) for place in self._roll.pods]
         self._beating = self._api.submit(self._beat())
         absent = [AbsentAgent(place, reason) for place, reason in self._roll.missing.items()]
@@ -257,3 +265,13 @@ class KubernetesSource:
         while True:
             await asyncio.sleep(BEAT_EVERY)
             await asyncio.gather(*(agent.beat() for agent in self._agents))
+
+
+def _make_room(streams: int) -> None:
+    """Allow as many open files as there are streams; many systems begin with 1,024 or 256, and allow more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = streams + _DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -24,6 +24,7 @@ from analysis.clients import Clients
 from analysis.facts import Service
 from analysis.ingress import IngressRecord
 from analysis.report import Report
+from daemonset.wire import Frame
 from probe.agents.kubernetes import SILENCE, KubernetesSource
 from probe.cluster.cleanup import Item, Leftover, await_gone, find, items_of, request_removal
 from probe.cluster.client import Api, NotAllowedError
@@ -35,6 +36,7 @@ from probe.cluster.lister import ForbiddenError, Json
 from probe.cluster.resolve import Gathered, gather
 from probe.cluster.resources import DAEMON_SETS, NODES
 from probe.cluster.selection import Selection
+from probe.cluster.so_far import SoFar, Subject
 from probe.errors import UnavailableError
 from probe.folder import Meta
 from probe.manifests import IMAGE, debug_pod, installation
@@ -279,12 +281,19 @@ def _watch(scene: _Scene, asking: Asking | None, ingress: Callable[[], IngressRe
         obituary=lambda node: obituary(api, where.namespace, roll.pods[node], node),
     )
 
+    subject = Subject(gathered.facts, gathered.service.key, gathered.ingress, Clients.of(wish.clients))
+    so_far = SoFar(subject, lambda: source.clocks)
+
+    def witness(place: str, frame: Frame) -> None:
+        counts.take(place, frame)
+        so_far.take(place, frame)
+
     def action() -> Words:
         asked: list[Asked] = []
         try:
             if asking is not None:
                 asking(asked.append)
-            _wait(wish, source, counts, told)
+            _wait(wish, source, counts, so_far, told)
         except Terminated:
             raise
         except KeyboardInterrupt:
@@ -299,7 +308,7 @@ def _watch(scene: _Scene, asking: Asking | None, ingress: Callable[[], IngressRe
             meta=meta,
             record=wish.record,
             progress=told.progress,
-            witness=counts.take,
+            witness=witness,
             limit=lambda: _cut(wish, source, counts),
         )
     finally:
@@ -321,7 +330,7 @@ def _cut(wish: Wish, source: KubernetesSource, counts: Counts) -> str | None:
     )
 
 
-def _wait(wish: Wish, source: KubernetesSource, counts: Counts, told: Told) -> None:
+def _wait(wish: Wish, source: KubernetesSource, counts: Counts, so_far: SoFar, told: Told) -> None:
     """Watch until the time is over, or a limit is reached."""
     now = time.monotonic()
     ends, tell = now + wish.duration, now
@@ -332,6 +341,8 @@ def _wait(wish: Wish, source: KubernetesSource, counts: Counts, told: Told) -> N
                 f"· ended early: the limit of {limit} is reached; --sample 1/16 watches fewer connections"
             )
             return
+        if text := so_far.word():
+            told.note(f"· {text}")
         if now >= tell:
             told.progress(f"{counts}; watching for {ends - now:.0f} s more, Ctrl-C ends that")
             tell = now + _TELL_EVERY

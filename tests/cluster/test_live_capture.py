@@ -29,6 +29,8 @@ def test_a_capture_on_a_cluster_judges_as_the_lab_does(
     answers = stage.lab.send()
     assert not any(answer.wrong for answer in answers)
     running.until(f"{len(answers)} connections")
+    told = running.until("so far: ", f"{len(answers)} {verdict}")
+    assert verdict != "lost" or "(node1, kube-proxy masquerade)" in told
     running.interrupt()
     ending = running.ending()
     assert ending.code == code, ending.err

@@ -1,0 +1,138 @@
+"""Verdicts while a capture goes on: what would be said of the connections so far.
+
+It is the report's own judgement of what has arrived, made again every few seconds, and never of connections that are
+still young: their packets may be on their way from other nodes. Its cost is bounded: it waits ten times as long as the
+last judgement took, and gives up where more has arrived than can be judged in about a second.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from analysis.analyze import analyze
+from analysis.clients import Clients
+from analysis.facts import Facts
+from analysis.ingress import IngressRecord
+from analysis.recording import RecordingBuilder
+from analysis.report import Journey, Report, Verdict
+from daemonset.observation import PACKET
+from daemonset.wire import Frame, PacketRows
+from probe.cluster.timing import Clock
+from probe.render.escape import escape
+from probe.session import Pouring
+
+#: Packets beyond which there are no more verdicts before the end.
+MOST = 30_000
+
+#: Seconds from one judgement to the next at least, and how much longer than one took.
+EVERY = 4.0
+FACTOR = 10
+
+#: Seconds after which nothing of a connection's beginning is on its way any more.
+YOUNG = 2.0
+
+_BLAMED = 2  # places named in one line
+
+Clocks = Callable[[], Mapping[str, Clock]]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is judged, as the report will be."""
+
+    facts: Facts
+    service: str | None
+    ingress: IngressRecord
+    clients: Clients
+
+
+class SoFar:
+    """Gathers frames of all streams, and says what is known of them."""
+
+    def __init__(self, subject: Subject, clocks: Clocks) -> None:
+        self._subject = subject
+        self._clocks = clocks
+        self._lock = threading.Lock()
+        self._frames: dict[str, list[Frame]] = defaultdict(list)
+        self._packets = 0
+        self._judged = 0  # packets that were there the last time
+        self._next = 0.0
+        self._told = ""
+
+    def take(self, place: str, frame: Frame) -> None:
+        """One more frame of a stream, from the thread that reads it."""
+        with self._lock:
+            if self._packets > MOST:
+                return
+            self._frames[place].append(frame)
+            if isinstance(frame, PacketRows):
+                self._packets += len(frame.rows) // PACKET.size
+                if self._packets > MOST:
+                    self._frames.clear()
+
+    def word(self) -> str | None:
+        """One line, where there is something new to say; it may take as long as a judgement takes."""
+        now = time.monotonic()
+        if now < self._next:
+            return None
+        with self._lock:
+            packets, frames = self._packets, {place: tuple(kept) for place, kept in self._frames.items()}
+        if packets > MOST:
+            self._next = float("inf")
+            return f"more than {MOST:,} packets: verdicts come with the report"
+        self._next = now + EVERY
+        if not packets:
+            return None
+        report = self._judge(frames)
+        self._next = time.monotonic() + max(EVERY, FACTOR * (time.monotonic() - now))
+        text = summary(report, time.time() - YOUNG)
+        if text == self._told or not text:
+            return None
+        self._told = text
+        return text
+
+    def _judge(self, frames: Mapping[str, Iterable[Frame]]) -> Report:
+        clocks, builder = self._clocks(), RecordingBuilder()
+        for place, kept in frames.items():
+            pouring = Pouring.into(builder, place, clocks.get(place))
+            for frame in kept:
+                pouring.pour(frame)
+        subject = self._subject
+        return analyze(
+            builder.build(expected_nodes=tuple(frames)),
+            subject.facts,
+            service=subject.service,
+            ingress=subject.ingress,
+            clients=subject.clients,
+        )
+
+
+def summary(report: Report, before: float) -> str:
+    """The verdicts of the journeys that began before a time, in seconds since the epoch; "" where there are none."""
+    grown = [journey for journey in report.journeys if max(hop.time for hop in journey.hops) <= before]
+    counts = Counter(journey.verdict for journey in grown)
+    parts = [f"{counts[verdict]:,} {verdict}" for verdict in (Verdict.PRESERVED,) if counts[verdict]]
+    if counts[Verdict.LOST]:
+        parts.append(f"{counts[Verdict.LOST]:,} lost{_blame(grown)}")
+    if counts[Verdict.BLACKHOLED]:
+        parts.append(f"{counts[Verdict.BLACKHOLED]:,} blackholed")
+    if counts[Verdict.INCONCLUSIVE]:
+        parts.append(f"{counts[Verdict.INCONCLUSIVE]:,} not certain yet")
+    return f"so far: {', '.join(parts)}" if parts else ""
+
+
+def _blame(journeys: Iterable[Journey]) -> str:
+    """Where and by what addresses were lost, the commonest first: " (node2, kube-proxy masquerade)"."""
+    places = Counter(
+        ", ".join(escape(text) for text in (snat.node, snat.mechanism.partition(" (")[0]) if text)
+        for journey in journeys
+        if journey.verdict is Verdict.LOST
+        for snat in journey.snat[:1]
+    )
+    named = [text for text, _ in places.most_common(_BLAMED)]
+    more = "; …" if len(places) > _BLAMED else ""
+    return f" ({'; '.join(named)}{more})" if named else ""
