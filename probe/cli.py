@@ -30,6 +30,7 @@ from probe.commands import (
     health,
     lab,
     manifests,
+    schema,
 )
 from probe.errors import ExitCode, ProbeError, os_error
 from probe.output import end_progress, flush, forget_stdout, note, put
@@ -79,6 +80,7 @@ app.command()(check.check)
 app.command()(health.health)
 app.command()(decode.decode)
 app.command()(explain.explain)
+app.command()(schema.schema)
 app.command()(manifests.manifests)
 app.command()(cleanup.cleanup)
 app.add_typer(lab.app, name="lab")

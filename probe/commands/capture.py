@@ -17,7 +17,7 @@ from probe.commands.cluster import (
     duration_option,
     print_objects,
 )
-from probe.commands.files import Files, OpenOption, WriteOption
+from probe.commands.files import Files, JunitOption, MarkdownOption, OpenOption, WriteOption
 from probe.commands.lab import complete_scenario
 from probe.commands.options import (
     AppServerOption,
@@ -168,6 +168,8 @@ def capture(
     app_server: AppServerOption = None,
     write: WriteOption = None,
     show: OpenOption = False,
+    markdown: MarkdownOption = None,
+    junit: JunitOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Watch connections at every point on every node at once, and judge them.
@@ -189,7 +191,7 @@ def capture(
         target, namespace, selector, nodes, tuple(port or ()), image, keep, wait, debug=bool(debug_node)
     )
     clients, part = clients_option(from_ip), _sample(sample)
-    files = Files(write, show)
+    files = Files(write, show, markdown, junit)
     if lab is None:
         watched = _Watched(seconds, record, clients, part)
         _on_cluster(chosen, context, kubeconfig, watched, question, ingress, output, files, dry_run=dry_run)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from probe.commands.files import Files, OpenOption, Prepared, WriteOption
+from probe.commands.files import Files, JunitOption, MarkdownOption, OpenOption, Prepared, WriteOption
 from probe.commands.lab import complete_scenario
 from probe.commands.options import (
     Format,
@@ -40,6 +40,8 @@ def demo(
     ] = None,
     write: WriteOption = None,
     show: OpenOption = False,
+    markdown: MarkdownOption = None,
+    junit: JunitOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Lose a client's address and keep it, with real packets through the real kernel's NAT.
@@ -48,7 +50,7 @@ def demo(
     came out as told. With --scenario, or with -o json, jsonl or yaml, one scenario is played and the exit
     code is that of its report.
     """
-    files = Files(write, show)
+    files = Files(write, show, markdown, junit)
     if scenario is not None or not output.for_people:
         _single(scenario or TOUR[0], proxy_mode, keep, output, files.prepare())
     if files.any:

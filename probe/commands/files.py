@@ -35,6 +35,20 @@ WriteOption = Annotated[
     ),
 ]
 
+MarkdownOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--markdown", metavar="FILE", help="Write the report as Markdown, for a ticket or a pull request."
+    ),
+]
+
+JunitOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--junit", metavar="FILE", help="Write the report as JUnit XML, for CI: a test case for each path."
+    ),
+]
+
 OpenOption = Annotated[bool, typer.Option("--open", help="Show the packets in Wireshark.")]
 
 
@@ -44,6 +58,8 @@ class Files:
 
     packets: str | None = None
     show: bool = False
+    markdown: Path | None = None
+    junit: Path | None = None
 
     @property
     def any(self) -> bool:
@@ -63,8 +79,8 @@ class Files:
         return Prepared(self, give_stdout() if self.packets == "-" else None)
 
     def _paths(self) -> list[Path]:
-        named = [None if self.packets == "-" else self.packets]
-        return [Path(name) for name in named if name is not None]
+        packets = Path(self.packets) if self.packets is not None and self.packets != "-" else None
+        return [path for path in (packets, self.markdown, self.junit) if path is not None]
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,14 @@ class Prepared:
         """Write all of them. Raises ProbeError."""
         if self.stdout is not None or self.files.packets is not None or self.files.show:
             self._packets(report, seen)
+        if self.files.markdown is not None:
+            from probe.render.markdown import to_markdown
+
+            _save_text(self.files.markdown, to_markdown(report))
+        if self.files.junit is not None:
+            from probe.render.junit import to_junit
+
+            _save_text(self.files.junit, to_junit(report))
 
     def _packets(self, report: Report, seen: Seen) -> None:
         from daemonset.taps.pcap import CaptureFileError
@@ -112,7 +136,7 @@ def _check(path: Path) -> None:
         raise UsageError(f"cannot write {path}: {error}") from error
 
 
-def _save(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def _save(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file whole, in place of what was there. Raises ProbeError."""
     try:
         if path.exists() and not path.is_file():  # a pipe, a device
@@ -132,7 +156,11 @@ def _save(path: Path, write: Callable[[BinaryIO], None]) -> None:
         raise os_error(error, f"write {path}") from error
 
 
-def _stream(stdout: BinaryIO, write: Callable[[BinaryIO], None]) -> None:
+def _save_text(path: Path, text: str) -> None:
+    _save(path, lambda file: file.write(text.encode()))
+
+
+def _stream(stdout: BinaryIO, write: Callable[[BinaryIO], object]) -> None:
     try:
         write(stdout)
         stdout.flush()
