@@ -119,12 +119,28 @@ def _by_kube_proxy(entry: Step, change: Change, book: AddressBook, facts: Facts)
         return Mechanism.MASQUERADE_ALL
     if source.kind in {OwnerKind.NODE, OwnerKind.LOOPBACK}:
         return Mechanism.NODE_LOCAL
-    return Mechanism.CLUSTER_CIDR if _off_cluster(entry.addresses.src, facts) else None
+    return Mechanism.CLUSTER_CIDR if _off_cluster(entry.addresses.src, entry.place, facts) else None
 
 
-def _off_cluster(source: int, facts: Facts) -> bool:
-    """Whether kube-proxy takes the source for one from outside the cluster."""
-    ranges = facts.cluster_cidrs or tuple(cidr for node in facts.nodes for cidr in node.pod_cidrs)
+def _local_ranges(node: str, facts: Facts) -> tuple[str, ...] | None:
+    """The ranges whose addresses kube-proxy on a node takes for local; None where it tells nothing apart.
+
+    By a bridge or by the names of interfaces it knows the pods of its own node, as by the node's pod CIDRs
+    (pkg/proxy/util/localdetector.go).
+    """
+    own = tuple(cidr for each in facts.nodes if each.name == node for cidr in each.pod_cidrs)
+    if facts.local_detection.mode == "ClusterCIDR":
+        return facts.cluster_cidrs or None
+    if facts.local_detection.mode and own:
+        return own
+    return facts.cluster_cidrs or tuple(cidr for each in facts.nodes for cidr in each.pod_cidrs)
+
+
+def _off_cluster(source: int, node: str, facts: Facts) -> bool:
+    """Whether kube-proxy on a node takes the source for one from outside the cluster."""
+    ranges = _local_ranges(node, facts)
+    if ranges is None:
+        return False
     address = ip_address(text(source))
     for cidr in ranges:
         try:

@@ -10,7 +10,7 @@ import enum
 from ipaddress import ip_address, ip_network
 
 from analysis.addresses import Owner, OwnerKind, Target, TargetKind, text
-from analysis.facts import Endpoint, Policy, Service
+from analysis.facts import Endpoint, Facts, Policy, Service
 
 EXTERNAL_WAYS = frozenset({TargetKind.NODE_PORT, TargetKind.LOAD_BALANCER, TargetKind.EXTERNAL_IP})
 
@@ -22,6 +22,34 @@ class Expected(enum.StrEnum):
     DROP_NO_LOCAL_ENDPOINT = "drop: no local endpoint"
     DROP_SOURCE_RANGE = "drop: source outside loadBalancerSourceRanges"
     REJECT_NO_ENDPOINT = "reject: no endpoint at all"
+
+
+class Source(enum.StrEnum):
+    """What a node should do with the source of a connection from outside that it forwards."""
+
+    KEPT = "the source is kept"
+    MASQUERADED = "the source is masqueraded"
+    LOCAL_KEPT = "the source is kept to endpoints of the same node, and masqueraded to others"
+    UNKNOWN = "nothing says who forwards"
+
+
+def source_expected(service: Service, facts: Facts, *, tcp: bool = True) -> Source:
+    """What becomes of the source by the datapath and the policy.
+
+    kube-proxy masquerades under policy Cluster, to endpoints of the same node as well. Cilium masquerades only what
+    leaves the node, unless endpoints answer clients directly (dsr; hybrid: of TCP). Calico's eBPF hands the packet on
+    as it came in every mode (docs.tigera.io, "Enable the eBPF data plane": source IP preservation).
+    """
+    if facts.proxy_mode == "ebpf":
+        direct = facts.forwarding_mode == "dsr" or (facts.forwarding_mode == "hybrid" and tcp)
+        if facts.datapath in {"calico", "canal"} or direct or service.external_policy is Policy.LOCAL:
+            return Source.KEPT
+        return Source.LOCAL_KEPT if "cilium" in facts.datapath else Source.UNKNOWN
+    if facts.proxy_mode not in {"iptables", "nftables", "ipvs"}:
+        return Source.UNKNOWN
+    if service.external_policy is Policy.CLUSTER or facts.masquerade_all:
+        return Source.MASQUERADED
+    return Source.KEPT
 
 
 def usable(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:

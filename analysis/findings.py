@@ -244,6 +244,21 @@ _ALL = (
         "Nothing to do during a rollout. If it lasts, the load balancer ignores the health check.",
     ),
     Definition(
+        "SIP431", Severity.ERROR, "kube-proxy replaced the balancer's address, by which the ingress knows the balancer",
+        "The balancer names the client in a header, and the ingress believes that of the balancer's address alone. "
+        "With policy Cluster kube-proxy masquerades the balancer's connections too: the ingress meets an address of "
+        "the node, does not believe it, and takes the node for the client.",
+        "Set spec.externalTrafficPolicy: Local on the ingress controller's Service. Believing the nodes' addresses "
+        "instead would let every pod and node name clients.",
+    ),
+    Definition(
+        "SIP432", Severity.WARNING, "A node forwarded a connection that it was expected to drop",
+        "Policy Local calls for a drop at a node without a ready endpoint, and the node forwarded the connection. "
+        "Either the objects are not those of the time of the packets, or something else than kube-proxy forwards here.",
+        "Compare the Service's EndpointSlices with the time of the capture; name the datapath's own configuration "
+        "with the objects.",
+    ),
+    Definition(
         "SIP501", Severity.ERROR, "The application does not believe the ingress, and takes it for the client",
         "The ingress named the client in a forwarded header. The application's server ignores such headers from this "
         "peer and shows the ingress's address.",

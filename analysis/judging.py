@@ -9,6 +9,7 @@ from analysis import paths
 from analysis.addresses import AddressBook, OwnerKind, TargetKind, text
 from analysis.blame import CODES, Blame, blame
 from analysis.corroboration import Corroboration, Support
+from analysis.difference import differences
 from analysis.disbelief import client_claims, disbelief
 from analysis.expectation import EXTERNAL_WAYS, Expected
 from analysis.facts import Facts, Policy
@@ -136,7 +137,9 @@ def _judge(connection: Connection, context: Context) -> Outcome:
     refined, support = context.corroboration.refined(connection, codes)
     if any(entry.agrees is False for entry in resolved):
         refined.append("SIP507")
-    return Outcome(connection, known, judgement, blames, tuple(refined), support, resolved)
+    further, sides = differences(connection, known, blames, refined, context.facts)
+    codes = (*refined, *further)
+    return Outcome(connection, known, judgement, blames, codes, (*support, *sides), resolved)
 
 
 def _codes(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from analysis.checks.case import Case, Party
 from analysis.checks.providers import ip_targets, keeps_client, sends_proxy
 from analysis.checks.result import Result, fine, found, not_checked, not_needed
 from analysis.checks.words import annotate, listed, patch_service, service_name
-from analysis.facts import Facts, Policy
+from analysis.expectation import Source, source_expected
+from analysis.facts import Facts, Policy, Service
 
 _LOCAL = "controller.service.externalTrafficPolicy=Local"
 
@@ -99,15 +102,18 @@ def kept_by_datapath(case: Case) -> str:
     """Why the source survives whatever the policy is, in words; "" where it does not, or nothing tells."""
     if case.product == "Cilium":
         return "Cilium's own ingress hands the client's address on"
-    return datapath_keeps(case.facts)
+    return datapath_keeps(case.entry.service, case.facts)
 
 
-def datapath_keeps(facts: Facts) -> str:
+def datapath_keeps(service: Service, facts: Facts) -> str:
     """Why this datapath keeps a source that policy Cluster would have replaced; "" where it does not."""
-    if facts.proxy_mode == "ebpf" and facts.forwarding_mode in {"dsr", "hybrid"}:
+    cluster = msgspec.structs.replace(service, external_policy=Policy.CLUSTER)
+    if source_expected(cluster, facts) is not Source.KEPT:
+        return ""
+    if facts.forwarding_mode in {"dsr", "hybrid"}:
         name = facts.datapath or "an eBPF datapath"
         return f"{name} answers clients directly from the endpoint's node ({facts.forwarding_mode})"
-    return ""
+    return f"the eBPF datapath of {facts.datapath} hands the client's address on"
 
 
 def carried_by_header(case: Case) -> str:

@@ -14,6 +14,7 @@ from analysis.checks.policy import placement, policy
 from analysis.checks.proxying import affinity, hairpin, proxy_protocol
 from analysis.checks.real_ip import real_ip
 from analysis.checks.result import CheckReport, CheckSummary, Result, Status, not_checked
+from analysis.checks.sights import sights
 from analysis.checks.sources import source_ranges
 from analysis.checks.spread import disruption, share, shares_of, spread, zones
 from analysis.checks.words import service_name
@@ -59,6 +60,7 @@ def run(
         results=results,
         shares=shares,
         imbalance=factor,
+        expectation=sights(case),
         remarks=tuple(remarks),
         fail_on=fail_on.value,
         exit_code=_exit_code(results, fail_on),

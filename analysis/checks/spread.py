@@ -179,22 +179,22 @@ def shares_of(case: Case) -> tuple[tuple[Share, ...], float | None]:
     Every node with an endpoint gets the same from the balancer, and its pods share that. Without endpoints the
     replicas are put on the nodes as evenly as they go.
     """
-    placed = [(entry.pod or entry.address, entry.node or "") for entry in _endpoints(case)]
-    if not placed:
-        placed = _planned(case)
-    if not placed or any(not node for _, node in placed):
+    where = [(entry.pod or entry.address, entry.node or "") for entry in _endpoints(case)]
+    if not where:
+        where = placed(case)
+    if not where or any(not node for _, node in where):
         return (), None
     if case.entry.service.external_policy is not Policy.LOCAL:
-        even = tuple(Share(pod, node, round(1 / len(placed), 4)) for pod, node in sorted(placed))
+        even = tuple(Share(pod, node, round(1 / len(where), 4)) for pod, node in sorted(where))
         return even, 1.0
-    per_node = Counter(node for _, node in placed)
+    per_node = Counter(node for _, node in where)
     shares = tuple(
-        Share(pod, node, round(1 / (len(per_node) * per_node[node]), 4)) for pod, node in sorted(placed)
+        Share(pod, node, round(1 / (len(per_node) * per_node[node]), 4)) for pod, node in sorted(where)
     )
     return shares, round(max(per_node.values()) / min(per_node.values()), 2)
 
 
-def _planned(case: Case) -> list[tuple[str, str]]:
+def placed(case: Case) -> list[tuple[str, str]]:
     """Pods as the replicas would be put on the known nodes."""
     nodes = sorted(node.name for node in eligible(case))
     workloads = case.entry.workloads

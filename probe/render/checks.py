@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TextIO
 
+import msgspec
+
 from analysis.checks.result import CheckReport, Result, Share, Sight, Status
 from analysis.report import Severity
 from probe.render.style import Paper, count
@@ -92,18 +94,23 @@ def _expectation(paper: Paper, rows: tuple[Sight, ...]) -> None:
         return
     paper.print()
     paper.print(("What should be seen", "bold"), "  by the node that is asked and the kind of client")
-    for row in rows[:MOST_ROWS]:
-        where = f" to {', '.join(row.to[:3])}{' …' if len(row.to) > 3 else ''}" if row.to else ""
-        header = f", {row.header}" if row.header else ""
-        by = f" by {row.by}" if row.by else ""
-        lead = f"  {row.node}  {row.client}: "
-        paper.sentence(
-            "",
-            f"{lead}{row.outcome}{by}{where}; the endpoint sees {row.seen}{header}"
-            if row.seen
-            else f"{lead}{row.outcome}{by}{where}{header}",
-        )
-    _more(paper, len(rows))
+    alike: dict[Sight, list[str]] = {}
+    for row in rows:
+        alike.setdefault(msgspec.structs.replace(row, node=""), []).append(row.node)
+    for row, nodes in list(alike.items())[:MOST_ROWS]:
+        shown = ", ".join(nodes[:4]) + (f" and {len(nodes) - 4} more" if len(nodes) > 4 else "")
+        paper.sentence(shown, f"{row.client}: {_sight(row)}")
+    _more(paper, len(alike))
+
+
+def _sight(row: Sight) -> str:
+    """One expectation as a sentence."""
+    by = f" by {row.by}" if row.by else ""
+    where = f", to {', '.join(row.to[:3])}{' …' if len(row.to) > 3 else ''}" if row.to else ""
+    seen = f"; seen is {row.seen}" if row.seen else ""
+    header = f"; {row.header}" if row.header else ""
+    why = f" ({row.because})" if row.because else ""
+    return f"{row.outcome}{by}{where}{seen}{header}{why}"
 
 
 def _more(paper: Paper, number: int) -> None:

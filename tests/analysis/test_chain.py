@@ -75,6 +75,18 @@ def untrusted() -> Story:
     return behind_balancer(APPENDED, get(X_Real_IP=LB, X_Forwarded_For=f"{CLIENT}, {LB}"), saw=LB)
 
 
+def masked_balancer() -> Story:
+    """As the one before, but the ingress meets the node's address, for which kube-proxy replaced the balancer's."""
+    back = [
+        ("lb:lb/eth0", f"{LB}:50000", "172.30.0.12:30080"),
+        ("nic:node2/eth0", f"{LB}:50000", "172.30.0.12:30080"),
+        ("pod:node2/web", "10.244.2.1:61000", f"{INGRESS}:8080"),
+    ]
+    onward = get(X_Real_IP="10.244.2.1", X_Forwarded_For=f"{CLIENT}, 10.244.2.1")
+    legs = [(FRONT, 11, HTTP), (back, 12, APPENDED), (ONWARD, 13, onward)]
+    return Story(cluster("Cluster", balancer=LB)).relayed(*legs, response=echo("10.244.2.1"))
+
+
 def overwritten() -> Story:
     return behind_balancer(APPENDED, get(X_Real_IP=LB, X_Forwarded_For=LB))
 
@@ -600,6 +612,7 @@ CHAIN_STORIES = {
     "SIP313": contradicting,
     "SIP314": naming_nobody,
     "SIP315": replaced_below_a_header,
+    "SIP431": masked_balancer,
     "SIP502": untrusted,
     "SIP503": overwritten,
     "SIP504": forged_and_believed,

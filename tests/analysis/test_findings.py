@@ -202,6 +202,7 @@ STORIES: dict[str, Callable[[], Report]] = {
     "SIP402": lambda: Story(cluster("Local", vip="192.0.2.10")).connection(asked("192.0.2.10:80")).report(),
     "SIP403": lambda: Story(cluster("Cluster")).connection(LOCAL).report(),
     "SIP404": draining,
+    "SIP432": lambda: Story(cluster("Local")).connection(REMOTE).report(),
     "SIP901": dropped,
     "SIP902": lambda: Story(cluster()).connection(REMOTE).report(),
     "SIP903": cut_off,

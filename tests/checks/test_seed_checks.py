@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.checks.manifests import codes, open_checks, seed
+from analysis.checks.result import Sight
+from analysis.report import Verdict
+from probe.errors import UnavailableError
+from probe.lab import ProxyMode, load_scenario
+from probe.play import play
+from tests.checks.manifests import CONTROLLER, DEPLOYMENT, Manifests, codes, open_checks, seed
 from tests.checks.mistakes import MISTAKES, Mistake
 from tests.cli.helpers import ended, start
 
@@ -40,3 +45,95 @@ def test_the_command_finds_it_in_files(mistake: Mistake, tmp_path: Path) -> None
     )  # fmt: skip
     assert ending.code == 3, ending.err
     assert mistake.code in {result["code"] for result in ending.json["results"]}
+
+
+# ── the expectation ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def rows(them: Manifests, client: str = "client outside") -> dict[str, Sight]:
+    """The rows of one kind of client, by node."""
+    return {row.node: row for row in them.report().expectation if row.client == client}
+
+
+def outcomes(them: Manifests, client: str = "client outside") -> list[str]:
+    return [row.outcome for row in rows(them, client).values()]
+
+
+def test_policy_local_is_expected_to_keep_the_source_on_nodes_with_a_pod_and_to_drop_elsewhere() -> None:
+    assert outcomes(seed()) == ["preserved"] * 3
+    two = rows(seed().set(DEPLOYMENT, "spec.replicas", 2))
+    assert [row.outcome for row in two.values()] == ["preserved", "preserved", "dropped"]
+    assert two["node1"].to == ("ingress-nginx-controller-1",)
+
+
+def test_policy_cluster_is_expected_to_masquerade_on_every_node() -> None:
+    them = seed().set(CONTROLLER, "spec.externalTrafficPolicy", "Cluster")
+    assert outcomes(them) == ["masqueraded"] * 3
+    assert rows(them)["node2"].by == "kube-proxy on node2"
+
+
+@pytest.mark.parametrize(
+    ("mode", "outcome"),
+    [("dsr", "preserved"), ("hybrid", "preserved"), ("snat", "masqueraded to other nodes")],
+)
+def test_cilium_is_expected_to_keep_what_it_answers_directly(mode: str, outcome: str) -> None:
+    data = {"kube-proxy-replacement": "true", "bpf-lb-mode": mode}
+    them = (
+        seed()
+        .set(CONTROLLER, "spec.externalTrafficPolicy", "Cluster")
+        .add(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "cilium-config", "namespace": "kube-system"},
+                "data": data,
+            }
+        )
+    )
+    assert outcomes(them) == [outcome] * 3
+    assert ("SIP702" in them.codes()) is (mode == "snat")
+
+
+def test_pods_are_led_past_the_balancer_unless_it_is_known_by_a_name_or_ip_mode_proxy() -> None:
+    inside = "pod, to the balancer's address"
+    assert outcomes(seed(), inside) == ["short-circuited"] * 3
+    named = seed().set(CONTROLLER, "status.loadBalancer", {"ingress": [{"hostname": "lb.example"}]})
+    assert outcomes(named, inside) == ["goes out to the balancer"] * 3
+
+
+def test_without_a_cluster_cidr_kube_proxy_tells_no_pod_apart() -> None:
+    config = 'mode: iptables\nclusterCIDR: ""\n'
+    them = seed().set("ConfigMap/kube-proxy", "data|config.conf", config).set(DEPLOYMENT, "spec.replicas", 2)
+    assert outcomes(them, "pod, to the balancer's address") == [
+        "short-circuited",
+        "short-circuited",
+        "dropped",
+    ]
+
+
+def test_a_balancer_of_its_own_connections_is_named_as_the_client_of_the_node() -> None:
+    them = seed().annotate("load-balancer.hetzner.cloud/uses-proxyprotocol", "true")
+    row = rows(them, "balancer")["node1"]
+    assert (row.outcome, row.seen) == ("preserved", "the balancer's address")
+    assert row.header == "a PROXY header names the client"
+
+
+# ── and on the wire ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_the_capture_finds_the_misplaced_policy_by_name(mode: ProxyMode) -> None:
+    scenario = load_scenario(str(Path(__file__).parent / "scenarios" / "seed-policy-misplaced.toml"))
+    try:
+        played = play(scenario, mode, progress=lambda _: None)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    assert played.answers
+    for answer in played.answers:
+        assert answer.result.seen != answer.result.source, "the application itself was told the client"
+    for journey in played.report.journeys:
+        assert journey.verdict is Verdict.LOST
+        assert "SIP431" in journey.findings
+    (finding,) = [each for each in played.report.findings if each.code == "SIP431"]
+    assert any("externalTrafficPolicy: Cluster" in line for line in finding.evidence)

@@ -83,10 +83,21 @@ def test_the_application_and_the_kernel_agree_with_the_scenario(name: str, mode:
         crossing, possible = request.expect.cross_node, reachable(request, scenario)
         if crossing:
             assert passed >= {crossing.from_, crossing.to}
+        elif spread_over(request, scenario):
+            assert passed & possible == spread_over(request, scenario)
         else:
             assert len(passed & possible) == (0 if request.outcome in {"timeout", "refused"} else 1)
     if len(scenario.requests) == 1 and scenario.requests[0].expect.cross_node:
         assert len(passed) == 2
+
+
+def spread_over(request: Request, scenario: Scenario) -> set[str]:
+    """Under policy Local, the nodes with an endpoint over which a balancer spreads so many requests; if several."""
+    if request.to != "balancer" or scenario.service.external_policy != "Local":
+        return set()
+    ready = {pod.node for pod in scenario.pods if pod.role in {"echo", "ingress"} and pod.ready}
+    targets = ready & reachable(request, scenario)
+    return targets if 1 < len(targets) <= request.count else set()
 
 
 def reachable(request: Request, scenario: Scenario) -> set[str]:
