@@ -209,24 +209,21 @@ def _checked(header: bytes, area: TlvArea) -> TlvArea:
     """`area` again where its CRC-32C verifies over the header with the value zeroed (section 2.2.3).
 
     Raises ProxyProtocolError where it does not. HAProxy and AWS write the most significant byte first, as the
-    specification writes every number; the procedure of RFC 4960 appendix B, which it refers to, ends in the
-    reverse order. The latter is taken with a warning.
+    specification writes every number; the reverse order, in which SCTP sends it (RFC 4960 appendix B), does not verify.
     """
     if not area.checksums:
         return area
     computed = _checksum(header, area.checksums)
-    warnings = area.warnings
-    if len(area.checksums) > 1:
-        warnings += ("section 2.2.3: the CRC32C is repeated",)
     for at in area.checksums:
         (found,) = _u32(header, at)
-        if found == computed:
-            continue
-        if found != int.from_bytes(computed.to_bytes(4, "little"), "big"):
+        if found != computed:
             what = f"the CRC32C is 0x{found:08x}, over this header it is 0x{computed:08x}"
-            raise ProxyProtocolError("2.2.3", at, what)
-        warnings += ("section 2.2.3: the CRC32C has its least significant byte first: HAProxy refuses it",)
-    return msgspec.structs.replace(area, warnings=warnings) if warnings else area
+            reverse = found == int.from_bytes(computed.to_bytes(4, "little"), "big")
+            raise ProxyProtocolError("2.2.3", at, what + (": its bytes are in reverse order" if reverse else ""))
+    if len(area.checksums) == 1:
+        return area
+    warnings = (*area.warnings, "section 2.2.3: the CRC32C is repeated")
+    return msgspec.structs.replace(area, warnings=warnings)
 
 
 def _checksum(header: bytes, places: tuple[int, ...]) -> int:

@@ -210,9 +210,26 @@ class TestChecksum:
             error = refused(tcp4(tlv(3, bytes(size))))
             assert (error.rule, error.offset) == ("2.2.3", 29)
 
-    def test_the_byte_order_of_rfc_4960_is_taken_with_a_warning(self) -> None:
-        found = header(with_checksum(tcp4(tlv(3, bytes(4))), "little"))
-        assert "least significant byte first" in found.warnings[0]
+    def test_the_byte_order_of_sctp_is_refused_and_named(self) -> None:
+        error = refused(with_checksum(tcp4(tlv(3, bytes(4))), "little"))
+        assert (error.rule, error.offset) == ("2.2.3", 31)
+        assert "reverse order" in error.what
+
+    @pytest.mark.parametrize(
+        ("source", "checksum", "endpoint"),
+        [
+            ("ac1f0771ac1f0a1fc8f20050", "e8d6892d", b"vpce-08d2bf15fac5001c9"),
+            ("c0a82c0ac0a82c07cc3e241b", "b9286fa6", b"vpce-00eafc458ec97b833"),
+        ],
+    )
+    def test_headers_that_aws_balancers_sent_verify(
+        self, source: str, checksum: str, endpoint: bytes
+    ) -> None:
+        """As published: the first by AWS (elastic-load-balancing-tools), the second by a user of go-proxyproto."""
+        tlvs = tlv(3, bytes.fromhex(checksum)) + tlv(0xEA, b"\x01" + endpoint) + tlv(4, bytes(36))
+        found = header(v2(0x11, bytes.fromhex(source) + tlvs))
+        assert [each.name for each in found.tlvs] == ["CRC32C", "AWS", "NOOP"]
+        assert (found.tlvs[1].decoded, found.warnings) == (endpoint.decode(), ())
 
     def test_it_is_checked_even_when_the_tlvs_break_off_behind_it(self) -> None:
         good = with_checksum(tcp4(tlv(3, bytes(4)), b"\xff"))
