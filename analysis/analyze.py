@@ -31,6 +31,7 @@ from analysis.legs import Classify, LegStore, Shape
 from analysis.mismatch import Habits
 from analysis.recording import Recording
 from analysis.report import Capture, Journey, Path, Report, Summary, Verdict
+from analysis.strangers import Strangers
 from analysis.telling import findings_of, journey_of, stranded
 from daemonset.observation import Head
 
@@ -87,18 +88,22 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
         legs = store.collect([number for shape in shapes for number in shape.sample])
         checked = not whole and bool(store.askers_of(health_ports(facts)))
         more = store.collect(store.earliest(HEALTH_LEGS)) if checked else []
+        strangers = store.strangers() if whole else Strangers(whole=False)
     finally:
         store.close()
     # Where only some legs are looked at, none of them is known to be the only one that fits.
     partial = recording.sample > 1 or (bool(clients) and not whole)
     given = replace(given, sampled=partial)
-    selection = select(legs, recording.taps, book, facts, given)
+    judged = replace(given, sampled=partial or not whole)
+    selection = select(legs, recording.taps, book, facts, judged, strangers=strangers)
     context = replace(
         context,
         habits=Habits(selection.trips, selection.connections),
         corroboration=Corroboration(given.ingress),
     )
-    everything = selection if not checked else select(more, recording.taps, book, facts, given)
+    everything = (
+        selection if not checked else select(more, recording.taps, book, facts, given, strangers=Strangers())
+    )
     watched = watched_of(
         everything, recording, book, facts, changes=given.changes, reasons=_not_all(count, recording.sample)
     )

@@ -23,6 +23,7 @@ from analysis.onward import AskedBook, Onward, echoed, told_by
 from analysis.relay import BY_CONNECTION, Relay, Tie, chain_of
 from analysis.repeated import repeated_requests
 from analysis.separate import separate
+from analysis.strangers import Strangers
 from analysis.trips import Connection, Link, Request, Trip, Word
 from daemonset.observation import Tap, TapKind
 
@@ -63,6 +64,8 @@ def select(
     book: AddressBook,
     facts: Facts,
     given: Given,
+    *,
+    strangers: Strangers,
 ) -> Selection:
     """Choose the legs that are connections to the Service, tie them to the legs before, ask what was said after."""
     trips = [trip for leg in legs for trip in _trips(leg, taps, book)]
@@ -70,14 +73,14 @@ def select(
     selected = {id(trip) for trip in candidates}
     fronts = [trip for trip in trips if id(trip) not in selected and _ends_at_balancer(trip, book)]
     backs = [trip for trip in [*candidates, *fronts] if _by_balancer(trip, book)]
-    relay = Relay(fronts, backs, taps, sampled=given.sampled)
+    relay = Relay(fronts, backs, taps, strangers, sampled=given.sampled)
     loose = [trip for trip in candidates if not relay.ties(trip)]
     probing = {id(trip) for trip in loose if _is_probe(trip, book)}
     if not given.sampled:  # whose client's connection was left out is no request of the balancer's own
         probing |= repeated_requests(loose, fronts, book)
     chosen = [trip for trip in candidates if id(trip) not in probing]
     checks = tuple(trip for trip in candidates if id(trip) in probing)
-    onward = Onward(trips, taps, sampled=given.sampled)
+    onward = Onward(trips, taps, strangers, sampled=given.sampled)
     gather = _Gather(relay, onward, AskedBook(given.asked), given.ingress, book)
     connections = _tried_again([connection for trip in chosen for connection in gather.connections(trip)])
     ended = _ended(fronts, connections, book)

@@ -28,6 +28,7 @@ import numpy as np
 from analysis.addresses import EXACT_TAPS, every_interface
 from analysis.clients import Clients
 from analysis.recording import Recording, Rows
+from analysis.strangers import Strangers, find_strangers
 from analysis.streams import SILENT, Stream, collect_streams
 from daemonset.observation import Head, Payload, TapKind, Tunnel
 
@@ -187,6 +188,10 @@ class LegStore:
             select distinct tap, src_hi, src_lo, dst_hi, dst_lo from sightings join wanted using (tap)
         """).fetchall()
         return [(tap, _word(sh, sl), _word(dh, dl)) for tap, sh, sl, dh, dl in rows]
+
+    def strangers(self) -> Strangers:
+        """Connections of which only the middle was seen."""
+        return find_strangers(self._database)
 
     def sources(self) -> set[int]:
         """Every address that opens connections."""

@@ -18,6 +18,7 @@ from analysis.asked import Asked
 from analysis.claims import Claims, address_in, own_words
 from analysis.hops import Step
 from analysis.relay import BY_REQUEST_ID, BY_TOKEN
+from analysis.strangers import Strangers
 from analysis.trips import Request, Trip, Word
 from daemonset.observation import Tap
 
@@ -39,7 +40,10 @@ class _Made:
 class Onward:
     """Finds the requests that servers made while they answered others."""
 
-    def __init__(self, trips: Iterable[Trip], taps: Sequence[Tap], *, sampled: bool = False) -> None:
+    def __init__(
+        self, trips: Iterable[Trip], taps: Sequence[Tap], strangers: Strangers, *, sampled: bool = False
+    ) -> None:
+        self._strangers = strangers
         self._sampled = sampled  # others may have named the same, and are not there
         self._taps: dict[str, frozenset[int]] = {
             place: frozenset(number for number, tap in enumerate(taps) if tap.node == place)
@@ -75,7 +79,7 @@ class Onward:
             if same := [entry for entry in same if entry.trip is not trip]:
                 return self._agreed(same, received, by, reached)
         window = self._window(trip, request, reached)
-        if window is None or self._sampled:
+        if window is None or self._sampled or self._may_have_asked(reached, window):
             return None
         plausible = _can_name(trip, reached, received)
         found = [
@@ -86,6 +90,11 @@ class Onward:
             and _names_one_of(entry.request.claims, received, plausible)
         ]
         return self._agreed(found, received, BY_VALUES, reached)
+
+    def _may_have_asked(self, reached: Step, window: tuple[int, int]) -> bool:
+        """Whether the endpoint may have asked by a connection of which the beginning was not seen."""
+        here = self._taps.get(reached.place, frozenset())
+        return any(self._strangers.ask_from(reached.addresses.dst, now, here) for now in window)
 
     def _within(self, reached: Step, window: tuple[int, int]) -> list[_Made]:
         """What the endpoint asked others at a time, by the clock of its place."""

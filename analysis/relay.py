@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 
 from analysis.addresses import AddressBook, OwnerKind, endpoint
 from analysis.claims import address_in
+from analysis.strangers import PASSING, Strangers
 from analysis.trips import PROXY_PAYLOADS, Link, Request, Trip
 from daemonset.observation import Tap, TapKind
 
-RELAY_WINDOW = 5_000_000_000  # ns within which a proxy is taken to pass on a client's first bytes
+RELAY_WINDOW = PASSING  # ns within which a proxy is taken to pass on a client's first bytes
 
 #: ns for which a client is taken to wait, where the end of its connection was not seen.
 PATIENCE = 60_000_000_000
@@ -46,10 +47,20 @@ class Relay:
     """Finds, for legs that a proxy opened, the legs that they carry on."""
 
     def __init__(
-        self, fronts: Sequence[Trip], backs: Sequence[Trip], taps: Sequence[Tap], *, sampled: bool = False
+        self,
+        fronts: Sequence[Trip],
+        backs: Sequence[Trip],
+        taps: Sequence[Tap],
+        strangers: Strangers,
+        *,
+        sampled: bool = False,
     ) -> None:
         self._sampled = sampled
         self._fronts = fronts
+        self._strangers = strangers
+        self._listeners = frozenset(
+            (last.dst, last.dport) for front in fronts for last in [front.steps[-1].addresses]
+        )
         self._backs = backs
         self._clock = frozenset(number for number, tap in enumerate(taps) if tap.kind is TapKind.LB)
         self._ties: dict[int, list[Tie]] = defaultdict(list)
@@ -167,6 +178,9 @@ class Relay:
             front, asked = candidates[0]
         else:
             return None
+        now, client = request.said.at(self._clock), front.steps[-1].addresses.src
+        if now is not None and self._strangers.ask_from(client, now, self._clock):
+            return None  # the same client asked by a connection of which the beginning was not seen
         taken.add((id(front), asked.index))
         return Tie(front, BY_FORWARDED)
 
@@ -177,6 +191,8 @@ class Relay:
         if named is None or now is None:
             return None
         clients = [front for front in unread.get(named, ()) if self._open_at(front, now)]
+        if self._strangers.ask_from(named, now, self._clock):
+            return None
         return Tie(clients[0], BY_FORWARDED) if len(clients) == 1 else None
 
     def _open_at(self, trip: Trip, now: int, patience: int = RELAY_WINDOW) -> bool:
@@ -232,8 +248,12 @@ class Relay:
                 for front in self._fronts
                 if self._open_at(front, now, PATIENCE) and now <= carried.get(id(front), now)
             ]
-            if len(waiting) == 1:
+            if len(waiting) == 1 and not self._unknown(now):
                 self._ties[id(back)].append(Tie(waiting[0], BY_CONNECTION))
+
+    def _unknown(self, now: int) -> bool:
+        """Whether a client of which the beginning was not seen may wait at the proxy."""
+        return self._strangers.ask(self._listeners, now, self._clock)
 
     def _legs(self, trips: Sequence[Trip], incoming: bool) -> list[_Event]:
         return [
@@ -255,7 +275,9 @@ class Relay:
         for event in events:
             groups[event.key].append(event)
         for group in groups.values():
-            for back, front in _certain(sorted(group, key=lambda event: (event.time, not event.incoming))):
+            for back, front in _certain(
+                sorted(group, key=lambda event: (event.time, not event.incoming)), self._unknown
+            ):
                 numbers = frozenset({back.request}) if back.request is not None else None
                 if len(back.trip.requests) <= 1:
                     numbers = None
@@ -306,10 +328,11 @@ def _only(trips: Sequence[Trip] | None, back: Trip, by: str) -> Tie | None:
     return Tie(others[0], by) if len(others) == 1 else None
 
 
-def _certain(events: Sequence[_Event]) -> Iterable[tuple[_Event, _Event]]:
+def _certain(events: Sequence[_Event], unknown: Callable[[int], bool]) -> Iterable[tuple[_Event, _Event]]:
     """(outgoing, incoming) where exactly one that came in waits.
 
-    While several wait nobody knows which of them goes out, nor which are left; that lasts until none is.
+    While several wait nobody knows which of them goes out, nor which are left; that lasts until none is. Where
+    somebody unknown may wait at that time, whoever is known may go on waiting.
     """
     waiting: list[_Event] = []
     certain = True
@@ -318,6 +341,8 @@ def _certain(events: Sequence[_Event]) -> Iterable[tuple[_Event, _Event]]:
         certain = certain or not waiting
         if event.incoming:
             waiting.append(event)
+            continue
+        if unknown(event.time):
             continue
         certain = certain and len(waiting) <= 1
         if waiting:

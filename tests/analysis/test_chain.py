@@ -14,7 +14,7 @@ from analysis.report import Journey, Report, Verdict
 from analysis.trust.model import NginxRealIp
 from daemonset.observation import TcpFlag
 from probe.ingress.application import read_application
-from tests.analysis.story import CLIENT, PODS, START, Story, cluster
+from tests.analysis.story import CLIENT, OK, PODS, START, Story, cluster
 from tests.analysis.test_stories import BEHIND, HTTP, LB, LOCAL, C, v1
 
 Path = list[tuple[str, str, str]]
@@ -620,3 +620,40 @@ CHAIN_STORIES = {
     "SIP506": forged_in_vain,
     "SIP508": http2,
 }
+
+
+class TestBegunBeforeTheCapture:
+    """Who asked before the capture began is seen by its answer alone, and may be the one who is carried on."""
+
+    def told(self, stranger: str | None) -> Story:
+        story = Story(cluster("Local", balancer=LB)).relayed((FRONT, 11, HTTP), (BACK, 12, HTTP))
+        if stranger is not None:
+            story.packet(
+                "lb:lb/eth0", f"{LB}:80", stranger, flags=TcpFlag.PSH | TcpFlag.ACK, seq=5_000, payload=OK
+            )
+        return story
+
+    def test_the_only_client_in_time_is_the_one_that_is_carried_on(self) -> None:
+        client = self.told(None).journey().client
+        assert client is not None
+        assert f"{client.address}:{client.port}" == C
+
+    def test_nobody_is_named_where_another_one_may_have_waited(self) -> None:
+        assert [journey.client for journey in self.told(f"{OTHER}:4444").report().journeys] == [None]
+
+    def test_who_was_answered_before_does_not_count(self) -> None:
+        story = Story(cluster("Local", balancer=LB))
+        story.packet(
+            "lb:lb/eth0", f"{LB}:80", f"{OTHER}:4444", flags=TcpFlag.PSH | TcpFlag.ACK, seq=5_000, payload=OK
+        )
+        client = story.wait(1).relayed((FRONT, 11, HTTP), (BACK, 12, HTTP)).journey().client
+        assert client is not None
+
+    def test_one_who_keeps_its_connection_open_and_silent_does_not_count_for_long(self) -> None:
+        story = Story(cluster("Local", balancer=LB))
+        answer = {"flags": TcpFlag.PSH | TcpFlag.ACK, "seq": 5_000, "payload": OK}
+        story.packet("lb:lb/eth0", f"{LB}:80", f"{OTHER}:4444", **answer)
+        story.wait(30).relayed((FRONT, 11, HTTP), (BACK, 12, HTTP))
+        story.wait(30).packet("lb:lb/eth0", f"{OTHER}:4444", f"{LB}:80", flags=TcpFlag.FIN | TcpFlag.ACK)
+        client = story.journey().client
+        assert client is not None
