@@ -130,6 +130,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         conntrack=arguments.conntrack,
         loopback=arguments.loopback,
         trace=arguments.trace_rules,
+        rules=arguments.rules or arguments.once,
         sample=arguments.sample,
     )
 
@@ -195,6 +196,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-pods", dest="pods", action="store_false", help="do not listen inside pods")
     parser.add_argument(
         "--no-conntrack", dest="conntrack", action="store_false", help="do not read the kernel's NAT records"
+    )
+    parser.add_argument(
+        "--rules",
+        action="store_true",
+        help="tell the node's packet filter as a whole, once (with --once: yes)",
     )
     parser.add_argument(
         "--trace-rules",

@@ -25,6 +25,7 @@ from typing import ClassVar, Self
 from daemonset import __version__
 from daemonset.lifeline import Lifeline, Pull
 from daemonset.node.conntrack import ConntrackError, Drained, Events, snapshot
+from daemonset.node.ruleset import ruleset
 from daemonset.node.tracers import Tracers
 from daemonset.observation import (
     NAT,
@@ -72,7 +73,7 @@ class Options:
     """What to capture. `ports` are the Service's on all sides of NAT; none: all TCP.
 
     `trace`: of how many packets the kernel is to name the rules that they meet; 0: of none.
-    `limit`: after so many bytes the capture ends; 0: never.
+    `rules`: tell the node's packet filter as a whole. `limit`: after so many bytes the capture ends; 0: never.
     """
 
     node: str
@@ -88,6 +89,7 @@ class Options:
     trace: int = 0
     sample: int = 1  # of so many TCP connections one, by its initial sequence number
     limit: int = 0
+    rules: bool = False
 
 
 class Stream:
@@ -230,6 +232,8 @@ class Capture:
             sniffing = sniffer.start(hub, stream.deliver)
             watch.start()
             self._tell_nat(stream)
+            if self._options.rules:
+                stream.tell(ruleset())
             stream.tell(Ready(time.time_ns()))
             try:
                 self._attend(stream, hub)

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from daemonset import __version__
+from daemonset.observation import SCHEMA_VERSION
 
 FORMAT = "client-ip-probe session"
 VERSION = 1
@@ -53,6 +54,8 @@ class Keeping:
             "complete": False,
             "created": time.time(),
             "program": __version__,
+            "schema": SCHEMA_VERSION,
+            "kernels": {place: os.uname().release},
             "title": f"one agent on {place}",
         }
         self._place = place

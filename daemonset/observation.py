@@ -29,7 +29,8 @@ import msgspec
 if TYPE_CHECKING:
     import numpy as np
 
-SCHEMA_VERSION = 1
+#: 2: rules, as traced and as a whole, are messages that a reader of version 1 takes for damage.
+SCHEMA_VERSION = 2
 
 #: Longest part of a header value that is kept, in characters. What is cut says so where it is shown.
 VALUE_LIMIT = 2048
@@ -416,7 +417,47 @@ class RuleHits(msgspec.Struct, frozen=True, tag="rule-hits"):
     hits: tuple[RuleHit, ...] = ()
 
 
-Message = Hello | Taps | Topology | Ready | Heads | Loss | Gap | Bye | Tracing | TracedRules | RuleHits
+class Chain(msgspec.Struct, frozen=True):
+    """A chain of the kernel's packet filter; only a base chain has a hook."""
+
+    family: str
+    table: str
+    chain: str
+    hook: str = ""  # prerouting, input, forward, output, postrouting; by its number where it has no name
+    priority: int = 0
+    policy: str = ""  # accept, drop
+    type: str = ""  # filter, nat, route
+
+
+class RuleSet(msgspec.Struct, frozen=True):
+    """A set or map that rules look into. `elements` are written as nft would, "KEY" or "KEY : VALUE"."""
+
+    family: str
+    table: str
+    name: str
+    elements: tuple[str, ...] = ()
+
+
+class Ruleset(msgspec.Struct, frozen=True, tag="ruleset"):
+    """The packet filter of a node at one moment, as the kernel tells it: nftables' rules and those of iptables-nft.
+
+    `refused` says why there is none. `omitted`: how many rules, and elements of sets, were too many to be kept.
+    `unread` names tables of another kind, which the kernel does not tell here (iptables-legacy, IPVS).
+    """
+
+    mechanism: str = ""
+    refused: str = ""
+    chains: tuple[Chain, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    sets: tuple[RuleSet, ...] = ()
+    omitted: int = 0
+    unread: tuple[str, ...] = ()
+    time: int = 0
+
+
+Message = (
+    Hello | Taps | Topology | Ready | Heads | Loss | Gap | Bye | Tracing | TracedRules | RuleHits | Ruleset
+)
 
 
 def address_words(address: str | IPv4Address | IPv6Address) -> tuple[int, int]:

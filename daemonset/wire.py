@@ -51,6 +51,7 @@ from daemonset.observation import (
     Message,
     Ready,
     RuleHits,
+    Ruleset,
     Taps,
     Topology,
     TracedRules,
@@ -108,6 +109,7 @@ Frame = (
     | Tracing
     | TracedRules
     | RuleHits
+    | Ruleset
     | PacketRows
     | NatRows
 )

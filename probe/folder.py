@@ -27,6 +27,7 @@ from analysis.facts import Facts
 from analysis.forgery import plain_address
 from analysis.ingress import IngressRecord
 from daemonset.keeping import FORMAT, INDEX, VERSION, file_name, write_index
+from daemonset.observation import SCHEMA_VERSION
 from probe import __version__
 from probe.cluster.timing import Clock
 from probe.errors import UsageError, os_error
@@ -38,7 +39,7 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
     `streams` are file names with their sizes in bytes; `created` is seconds since the epoch. `lacks` is what streams
     could not bring, by place, as far as they do not show it themselves. `clocks` is how far the places' clocks were
     ahead of that of the operator, by which the times of their streams are corrected when these are read. `clients`:
-    the report is about these alone.
+    the report is about these alone. `schema` is the version of the streams, `kernels` what the places run on.
     """
 
     format: str = FORMAT
@@ -59,6 +60,9 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
     lacks: dict[str, str] = {}
     clocks: dict[str, Clock] = {}
     clients: tuple[str, ...] = ()
+    schema: int = 0
+    kernels: dict[str, str] = {}
+    kubernetes: str = ""
 
 
 class _Header(msgspec.Struct):
@@ -113,6 +117,8 @@ class SessionFolder:
         ingress: IngressRecord = IngressRecord(),  # noqa: B008 - a frozen value
         lacks: dict[str, str] | None = None,
         clocks: dict[str, Clock] | None = None,
+        *,
+        kernels: dict[str, str] | None = None,
     ) -> Meta:
         """Mark the session as whole; nothing can be added after that."""
         self.close()
@@ -126,6 +132,8 @@ class SessionFolder:
             places=tuple(self._streams),
             lacks=lacks or {},
             clocks=clocks or {},
+            schema=SCHEMA_VERSION,
+            kernels=kernels or {},
         )
         self._write_index(meta)
         return meta

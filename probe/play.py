@@ -99,7 +99,7 @@ def play(
             clients=clients,
         )
         ports = {*watched_ports(facts, scenario), *(order.port for order in orders)}
-        source = LabSource(lab, sorted(ports), sample)
+        source = LabSource(lab, sorted(ports), sample, rules=record is not None)
         session = capture(source, requests, facts=facts, meta=meta, record=record, progress=progress)
         plan = lab.plan
     progress("judging")

@@ -23,7 +23,7 @@ from analysis.asked import Asked
 from analysis.facts import Facts
 from analysis.ingress import IngressRecord
 from analysis.recording import Recording, RecordingBuilder, StreamBuilder
-from daemonset.observation import NAT, PACKET, Bye, Gap, Layout, Ready, Topology
+from daemonset.observation import NAT, PACKET, Bye, Gap, Hello, Layout, Ready, Topology
 from daemonset.wire import Frame, NatRows, PacketRows, Reader, WireError
 from probe.agents.recorded import RecordedSource
 from probe.agents.source import Agent, AgentSource, PushedAgent
@@ -90,6 +90,7 @@ class _Follower:
         self._limit = limit
         self._folder = folder
         self._witness = witness
+        self.kernel = ""
         self._reader = Reader()
         self._started = False
         self._broken = False  # what comes now cannot be used
@@ -165,7 +166,9 @@ class _Follower:
             self._kept.pour(frame)
         if isinstance(frame, PacketRows):
             self.packets += len(frame.rows) // PACKET.size
-        if isinstance(frame, Ready):
+        if isinstance(frame, Hello):
+            self.kernel = frame.features.get("kernel", "")
+        elif isinstance(frame, Ready):
             self.ready = True
             self.settled.set()
         elif isinstance(frame, Bye) and self._witness is not None and not self.stopping:
@@ -287,7 +290,8 @@ def _captured(
     lacks = {follower.agent.place: follower.lack for follower in followers if follower.lack}
     clocks = _clocks(followers)
     if folder is not None:
-        finished = folder.finish(words.answers, words.asked, words.ingress, lacks, clocks)
+        kernels = {follower.agent.place: follower.kernel for follower in followers if follower.kernel}
+        finished = folder.finish(words.answers, words.asked, words.ingress, lacks, clocks, kernels=kernels)
     else:
         finished = msgspec.structs.replace(
             meta,

@@ -85,6 +85,8 @@ def _together(parts: Sequence[Part], facts: Facts, places: tuple[str, ...]) -> M
         streams={},
         lacks={},
         clocks={},
+        clients=first.clients if all(part.meta.clients == first.clients for part in parts) else (),
+        kernels={place: kernel for part in parts for place, kernel in part.meta.kernels.items()},
     )
 
 

@@ -219,7 +219,9 @@ def _checked(header: bytes, area: TlvArea) -> TlvArea:
         if found != computed:
             what = f"the CRC32C is 0x{found:08x}, over this header it is 0x{computed:08x}"
             reverse = found == int.from_bytes(computed.to_bytes(4, "little"), "big")
-            raise ProxyProtocolError("2.2.3", at, what + (": its bytes are in reverse order" if reverse else ""))
+            raise ProxyProtocolError(
+                "2.2.3", at, what + (": its bytes are in reverse order" if reverse else "")
+            )
     if len(area.checksums) == 1:
         return area
     warnings = (*area.warnings, "section 2.2.3: the CRC32C is repeated")

@@ -254,6 +254,13 @@ def has_rules() -> bool:
         )
 
 
+def listed(*orders: Order) -> Iterator[Message]:
+    """What nftables has here of what is asked for, one order after the other. Raises TraceRefusedError."""
+    with contextlib.closing(_open()) as channel:
+        for number, order in enumerate(orders, start=1):
+            yield from _answers(channel, order, number)
+
+
 def _open() -> socket.socket:
     try:
         channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)

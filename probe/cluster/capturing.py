@@ -271,13 +271,14 @@ def _watch(scene: _Scene, asking: Asking | None, ingress: Callable[[], IngressRe
         proxy_mode=gathered.facts.proxy_mode,
         facts=gathered.facts,
         clients=wish.clients,
+        kubernetes=".".join(map(str, api.version())),
     )
     counts = Counts(wish.max_flows, wish.max_packets)
     source = KubernetesSource(
         api,
         where,
         roll,
-        command=lambda node: agent_command(node, prepared.ports, wish.sample),
+        command=lambda node: agent_command(node, prepared.ports, wish.sample, rules=wish.record is not None),
         obituary=lambda node: obituary(api, where.namespace, roll.pods[node], node),
     )
 
@@ -349,8 +350,9 @@ def _wait(wish: Wish, source: KubernetesSource, counts: Counts, so_far: SoFar, t
         asleep.wait(min(_TICK, ends - now))
 
 
-def agent_command(node: str, ports: Sequence[int], sample: int = 1) -> list[str]:
+def agent_command(node: str, ports: Sequence[int], sample: int = 1, *, rules: bool = False) -> list[str]:
     """How an agent is started in its pod."""
     command = ["python3", "-m", "daemonset.agent", "--node", node, "--heads", "--lifeline", str(SILENCE)]
     command += ["--sample", f"1/{sample}"] if sample > 1 else []
+    command += ["--rules"] if rules else []
     return [*command, *(part for port in ports for part in ("--port", str(port)))]

@@ -22,14 +22,15 @@ from probe.commands.lab import complete_scenario
 from probe.commands.options import (
     AppServerOption,
     Format,
+    FormatOrFolderOption,
     FromIpOption,
     IngressConfigOption,
     IngressLogOption,
-    OutputOption,
     ProxyMode,
     ProxyModeOption,
     clients_option,
     end_with,
+    split_output,
 )
 from probe.errors import UsageError
 from probe.output import note, progress
@@ -161,7 +162,10 @@ def capture(
     ] = None,
     record: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Keep the session in a new folder, for `probe analyze DIR`."),
+        typer.Option(
+            metavar="DIR",
+            help="Keep the session in a new folder, for `probe analyze DIR` on any machine and `probe export DIR`.",
+        ),
     ] = None,
     ingress_config: IngressConfigOption = None,
     ingress_log: IngressLogOption = None,
@@ -170,7 +174,7 @@ def capture(
     show: OpenOption = False,
     markdown: MarkdownOption = None,
     junit: JunitOption = None,
-    output: OutputOption = Format.TABLE,
+    output: FormatOrFolderOption = None,
 ) -> None:
     """Watch connections at every point on every node at once, and judge them.
 
@@ -181,6 +185,10 @@ def capture(
 
     probe capture --lab proxy-v2-ok --send http://balancer/debug/ip --spoof all
     """
+    form, folder = split_output(output)
+    if record is not None and folder is not None:
+        raise UsageError(f"--record {record} and --output {folder} both name a folder; give one of them")
+    record = record or folder
     seconds = duration_option(duration)
     question = _question(send, count, spoof or [])
     ingress = _ingress(ingress_config or [], ingress_log or [], app_server)
@@ -194,7 +202,7 @@ def capture(
     files = Files(write, show, markdown, junit)
     if lab is None:
         watched = _Watched(seconds, record, clients, part)
-        _on_cluster(chosen, context, kubeconfig, watched, question, ingress, output, files, dry_run=dry_run)
+        _on_cluster(chosen, context, kubeconfig, watched, question, ingress, form, files, dry_run=dry_run)
         return
     if chosen != _Chosen() or context is not None or kubeconfig is not None or dry_run:
         raise UsageError("--lab plays a scenario and knows no cluster; leave out what is said of one")
@@ -219,7 +227,7 @@ def capture(
     )
     if record is not None:
         note(f"· kept in {record}")
-    end_with(played.report, output, prepared, Seen(played.session.recording, played.session.facts))
+    end_with(played.report, form, prepared, Seen(played.session.recording, played.session.facts))
 
 
 class _Chosen(NamedTuple):

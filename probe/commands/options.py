@@ -46,6 +46,50 @@ OutputOption = Annotated[
     typer.Option("-o", "--output", help="For people: table, wide. For programs: json, jsonl, yaml."),
 ]
 
+
+def complete_output(incomplete: str) -> list[str]:
+    """Names of formats that begin so."""
+    return [each.value for each in Format if each.value.startswith(incomplete)]
+
+
+#: As `OutputOption`, and beside it the name of a folder; `split_output` tells them apart.
+FormatOrFolderOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FORMAT|DIR",
+        autocompletion=complete_output,
+        help="For people: table, wide. For programs: json, jsonl, yaml. Any other name is a new folder in which the "
+        "session is kept, as by --record; ./NAME always is. May be given once for each. [table]",
+    ),
+]
+
+#: What kubectl knows as formats and probe does not.
+_KUBECTLS = ("name", "jsonpath", "go-template", "custom-columns", "templatefile")
+
+
+def split_output(given: list[str] | None) -> tuple[Format, Path | None]:
+    """The format, and the folder that the session is to be kept in. Raises UsageError."""
+    from difflib import get_close_matches
+
+    formats = [Format(text) for text in given or [] if text in set(Format)]
+    folders = [text for text in given or [] if text not in set(Format)]
+    if len(formats) > 1 or len(folders) > 1:
+        twice = (formats if len(formats) > 1 else folders)[:2]
+        raise UsageError(
+            f"--output is given twice, {' and '.join(twice)}; give one format and one folder at most"
+        )
+    for text in folders:
+        named = text.partition("=")[0].lower()
+        likely = get_close_matches(named, [*Format, *_KUBECTLS], n=1, cutoff=0.7)
+        if "/" not in text and ("=" in text or not text.strip() or likely or named.startswith(_KUBECTLS)):
+            raise UsageError(
+                f"--output {text!a} is no format; give {', '.join(Format)}, or ./{text} for a folder of that name"
+            )
+    return formats[0] if formats else Format.TABLE, Path(folders[0]) if folders else None
+
+
 ProxyModeOption = Annotated[
     ProxyMode, typer.Option("--proxy-mode", help="How the lab's nodes forward, as kube-proxy would.")
 ]
