@@ -45,9 +45,9 @@ from probe.session import Session, Words, capture
 #: Seconds to watch for, bytes of streams to take, and connections and packets in them. Judging takes some 400 bytes of
 #: memory for a packet, and heads of requests three times what they take in a stream, so these stay below 2 GiB.
 DURATION = 30.0
-MAX_BYTES = 1 << 28
+MAX_BYTES = 192 << 20
 MAX_FLOWS = 1_000_000
-MAX_PACKETS = 4_000_000
+MAX_PACKETS = 3_000_000
 
 _TELL_EVERY = 2.0  # seconds
 _TICK = 0.2
