@@ -20,6 +20,9 @@ _HOPELESS = {
 }
 _ON_ITS_WAY = {"ErrImagePull": "its image cannot be pulled yet", "ContainerCreating": "it is being made"}
 _IMAGE_HINT = "; check --image, and that nodes can reach its registry"
+#: How runtimes word that an image, or what is in it, was made for another processor.
+_OTHER_PROCESSOR = ("exec format error", "no match for platform", "no matching manifest")
+_PROCESSOR_HINT = "; the image is not built for this node's processor: build it for all that the cluster has"
 _TEXT = 300
 
 
@@ -49,7 +52,7 @@ def state_of(pod: Json) -> PodState:
     for container in _objects(status, "containerStatuses"):
         waiting = _part(_part(container, "state"), "waiting")
         if waiting:
-            return _waiting(waiting, str(container.get("image") or ""))
+            return _waiting(waiting, container)
     if phase == "Running" and _condition(status, "Ready").get("status") != "False":
         return PodState(Stage.READY)
     scheduled = _condition(status, "PodScheduled")
@@ -58,15 +61,27 @@ def state_of(pod: Json) -> PodState:
     return PodState(Stage.WAITING, f"its pod is {phase.lower()}")
 
 
-def _waiting(waiting: Json, image: str) -> PodState:
-    name = str(waiting.get("reason") or "")
+def _waiting(waiting: Json, container: Json) -> PodState:
+    name, image = str(waiting.get("reason") or ""), str(container.get("image") or "")
     message = _text(waiting.get("message"))
-    told = f": {message}" if message else ""
+    before = _ended(_part(_part(container, "lastState"), "terminated"))
+    told = "".join(f": {text}" for text in (message, before) if text)
     if name in _HOPELESS:
         hint = _IMAGE_HINT if "mage" in name else ""
+        hint = _PROCESSOR_HINT if any(words in told for words in _OTHER_PROCESSOR) else hint
         which = f" ({image})" if "mage" in name and image and image not in message else ""
         return PodState(Stage.HOPELESS, f"{_HOPELESS[name]}{which}{told}{hint}")
     return PodState(Stage.WAITING, f"{_ON_ITS_WAY.get(name, name or 'it waits')}{told}")
+
+
+def _ended(over: Json) -> str:
+    """How a container ended before, in words; "" where it did not."""
+    if not over:
+        return ""
+    said = _text(over.get("message"))
+    return f"{over.get('reason') or 'unknown'} (exit code {over.get('exitCode')})" + (
+        f", {said}" if said else ""
+    )
 
 
 def fate_of(pod: Json) -> str:

@@ -128,6 +128,17 @@ def test_a_stream_that_drops_makes_the_capture_incomplete(stage: Stage) -> None:
     assert stage.double.left() == []
 
 
+def test_a_server_that_goes_away_with_all_streams_makes_the_capture_incomplete(stage: Stage) -> None:
+    running = watching(stage)
+    for node in ("node1", "node2", "node3"):
+        stage.double.call(lambda node=node: stage.double.server.drop(node))
+    stage.faults.unavailable = 3  # it comes back after a while
+    running.interrupt()
+    broken = [f"{node}: the stream broke off" for node in ("node1", "node2", "node3")]
+    incomplete(running.ending(), *broken)
+    assert stage.double.left() == [], "what was placed before is taken away after"
+
+
 def test_a_pod_that_is_evicted_is_named_with_its_reason(stage: Stage, tmp_path: Path) -> None:
     running = watching(stage, "--record", tmp_path / "session")
     stage.double.evict("node2")

@@ -88,6 +88,25 @@ def test_real_agents_end_when_whoever_started_them_is_killed(lab_stage: Callable
         assert stage.double.wait_for(command) == 0
 
 
+def test_an_operator_that_sleeps_and_wakes_up_says_that_its_agents_have_ended(
+    lab_stage: Callable[[str], Stage],
+) -> None:
+    stage = lab_stage("cluster-remote")
+    running = stage.start("capture", "svc/web", "--duration", "60s", "-o", "json")
+    running.until("watching for")
+    running.interrupt(signal.SIGSTOP)  # as a lid that is closed
+    for command in list(stage.double.server.commands.values()):
+        assert stage.double.wait_for(command) == 0, "agents end by themselves within 30 s"
+    running.interrupt(signal.SIGCONT)
+    running.interrupt()
+    ending = running.ending()
+    assert ending.code == 4, ending.err
+    reasons = " | ".join(ending.json["capture"]["reasons"])
+    for node in ("node1", "node2", "node3"):
+        assert f"{node}: the agent ended before the capture did: lifeline silent" in reasons
+    assert stage.double.left() == []
+
+
 def test_a_real_agent_that_is_killed_makes_the_capture_incomplete(lab_stage: Callable[[str], Stage]) -> None:
     stage = lab_stage("cluster-remote")
     running = stage.start("capture", "svc/web", "--duration", "60s", "-o", "json")

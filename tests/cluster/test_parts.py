@@ -145,9 +145,18 @@ def pod(**status: Any) -> Json:
     return {"metadata": {"name": "p"}, "spec": {}, "status": status}
 
 
-def waiting(reason: str, message: str = "") -> Json:
+def waiting(reason: str, message: str = "", before: Json | None = None) -> Json:
     state = {"waiting": {"reason": reason, "message": message}}
-    return pod(phase="Pending", containerStatuses=[{"image": "a/b:1", "state": state}])
+    last = {"lastState": {"terminated": before}} if before is not None else {}
+    return pod(phase="Pending", containerStatuses=[{"image": "a/b:1", "state": state, **last}])
+
+
+STARTED_BADLY = {
+    "reason": "StartError",
+    "exitCode": 128,
+    "message": 'failed to create containerd task: exec: "python3": exec format error',
+}
+NO_PLATFORM = "failed to pull and unpack image: no match for platform in manifest: not found"
 
 
 @pytest.mark.parametrize(
@@ -160,6 +169,13 @@ def waiting(reason: str, message: str = "") -> Json:
         (waiting("ErrImagePull", "not found"), Stage.WAITING, "cannot be pulled yet: not found"),
         (waiting("ImagePullBackOff", "401"), Stage.HOPELESS, "cannot be pulled (a/b:1): 401; check --image"),
         (waiting("CrashLoopBackOff"), Stage.HOPELESS, "again and again"),
+        (
+            waiting("CrashLoopBackOff", "back-off 10s", STARTED_BADLY),
+            Stage.HOPELESS,
+            "StartError (exit code 128)",
+        ),
+        (waiting("CrashLoopBackOff", "back-off 10s", STARTED_BADLY), Stage.HOPELESS, "this node's processor"),
+        (waiting("ImagePullBackOff", NO_PLATFORM), Stage.HOPELESS, "this node's processor"),
         (waiting("SomethingNew", "why"), Stage.WAITING, "SomethingNew: why"),
         (pod(phase="Failed", reason="Evicted", message="disk"), Stage.WAITING, "Evicted: disk"),
         ({**pod(phase="Running"), "metadata": {"deletionTimestamp": "t"}}, Stage.WAITING, "being deleted"),

@@ -78,6 +78,15 @@ def test_a_service_that_is_not_there(stage: Stage) -> None:
     assert stage.double.left() == []
 
 
+def test_a_service_that_nothing_outside_reaches(stage: Stage) -> None:
+    service = stage.double.store.get(("v1", "services"), "default", "web")
+    service["spec"]["type"] = "ClusterIP"
+    del service["spec"]["ports"][0]["nodePort"], service["spec"]["externalTrafficPolicy"]
+    ending = stage.start(*CAPTURE).ending()
+    refused(ending, 5, "svc/web", "nothing outside the cluster reaches it")
+    assert stage.double.left() == []
+
+
 def test_a_node_that_is_not_there(stage: Stage) -> None:
     refused(stage.start(*CAPTURE, "--node", "node9").ending(), 5, "no node node9", "node1, node2, node3")
     assert stage.double.left() == []
