@@ -174,6 +174,7 @@ def _findings() -> str:
               "5": "Whom servers believe", "6": "Health checks", "7": "What the objects say before any packet",
               "9": "What the capture could not see"}  # fmt: skip
     parts: list[str] = []
+    shown = _pictures()
     for code, finding in sorted(CATALOGUE.items()):
         if heading := groups.pop(code[3], ""):
             parts.append(f"## {heading}")
@@ -184,7 +185,28 @@ def _findings() -> str:
             finding.explanation,
             f"**Fix.** {finding.fix}",
         ]
+        if code in shown:
+            parts.append(shown[code])
     return "\n\n".join(parts)
+
+
+def _pictures() -> dict[str, str]:
+    """For each code a scenario that shows it, with the path that its request takes there; the shortest file's first.
+
+    The path is what the scenario itself demands, not what an analysis says of it.
+    """
+    found: dict[str, str] = {}
+    scenarios = [load_scenario(name) for name in list_scenarios()]
+    for scenario in sorted(scenarios, key=lambda each: (len(each.pods) + len(each.requests), each.name)):
+        for request in scenario.requests:
+            for code in request.expect.findings:
+                found.setdefault(code, _picture(scenario.name, request.expect.hops, request.expect.verdict))
+    return found
+
+
+def _picture(name: str, hops: tuple[str, ...], verdict: str) -> str:
+    said = f"**In the lab.** `probe capture --lab {name}` shows it"
+    return f"{said}:\n\n```text\n{' → '.join([*hops, verdict])}\n```" if hops else f"{said}."
 
 
 def _scenarios() -> str:

@@ -107,6 +107,11 @@ def ingress_ranges(case: Case) -> tuple[tuple[str, ...], str]:
 
 
 def _ingress_trusted(case: Case, subject: str, shown: str, allowed: Allowed) -> Result:
+    if _loopback_only(allowed) and any(
+        each.containers > 1 for party in case.apps for each in party.workloads
+    ):
+        why = f"uvicorn runs {shown}, and another container of its pod may be a proxy in front of it"
+        return not_checked("application", why, subject)
     if _loopback_only(allowed):
         return found(
             "application",

@@ -52,6 +52,7 @@ class Workload(msgspec.Struct, frozen=True):
     gates: tuple[str, ...] = ()
     ending: Ending = Ending()
     labels: dict[str, str] = {}
+    containers: int = 1
 
     @property
     def shown(self) -> str:
@@ -87,7 +88,8 @@ class Case(msgspec.Struct, frozen=True):
     `provider_source` how it is known. `balancers` are addresses or ranges from which the balancer speaks;
     `balancer_lag` is after how many seconds it leaves a node alone whose check fails. `live` tells a cluster, of which
     all is seen, from files, of which the rest may stand elsewhere. `lacking` are kinds that could not be read, with
-    the reason. `gated` is whether the namespace of the entry has readiness gates put into its pods, None: not known.
+    the reason. `routed` is what leads to the entry where no Service in front of it could be named. `gated` is whether
+    the namespace of the entry has readiness gates put into its pods, None: not known.
     """
 
     facts: Facts
@@ -105,6 +107,7 @@ class Case(msgspec.Struct, frozen=True):
     balancer_lag: float | None = None
     live: bool = True
     lacking: dict[str, str] = {}
+    routed: str = ""
     gated: bool | None = None
 
     @property

@@ -11,6 +11,11 @@ from analysis.facts import Policy
 #: What kube-proxy's server for health check node ports answers at; it takes every path, and this is the usual one.
 PATHS = frozenset({"", "/healthz", "/"})
 
+#: Makers whose balancers ask the health check node port of a Service with policy Local (AWS Load Balancer Controller,
+#: cloud-provider-azure, cloud-provider-gcp, cloud-provider-openstack, DigitalOcean), or announce only nodes with
+#: endpoints (MetalLB), where no annotation says otherwise.
+OF_THEMSELVES = frozenset({"AWS", "Azure", "Google Cloud", "OpenStack", "DigitalOcean", "MetalLB"})
+
 #: kube-proxy's own health, which says nothing of endpoints.
 KUBE_PROXY = "10256"
 
@@ -66,20 +71,13 @@ def health_check(case: Case) -> list[Result]:
     if asked.off:
         return [_finding(case, "SIP715", f"its checks are turned off ({asked.annotations[0]})", asked)]
     if not asked.annotations or not (asked.protocol or asked.port or asked.path):
+        if case.provider in OF_THEMSELVES:
+            words = f"{case.provider} asks the health check node port or looks at endpoints, unless told otherwise"
+            return [fine("health-check", words, subject)]
+        unknown = "nothing says which balancer it is"
         if case.provider:
-            return [
-                fine(
-                    "health-check",
-                    f"nothing turns {case.provider}'s check away from its default; `probe health` "
-                    "sees what it asks",
-                    subject,
-                )
-            ]
-        return [
-            not_checked(
-                "health-check", "nothing says which balancer it is; `probe health` sees what it asks", subject
-            )
-        ]
+            unknown = f"what {case.provider}'s controller checks by default is not known here"
+        return [not_checked("health-check", f"{unknown}; `probe health` sees what is asked", subject)]
     return [_judged(case, asked)]
 
 
@@ -99,6 +97,12 @@ def _judged(case: Case, asked: Checking) -> Result:
     if asked.port in traffic or (tcp and not asked.port):
         where = asked.port or "the node port"
         return _finding(case, "SIP714", f"it asks {where} by {asked.protocol or 'its default'}", asked)
+    if asked.port and _served_by_pods(case, asked.port):
+        detail = f"it asks port {asked.port}, which only nodes with a pod of the Service answer"
+        return fine("health-check", detail, service_name(service))
+    if asked.port and not numbers and not case.live and _in_range(asked.port):
+        why = f"it asks port {asked.port}, and the healthCheckNodePort is chosen when the Service is made"
+        return not_checked("health-check", why, service_name(service))
     if asked.port:
         own = ", kube-proxy's own health" if asked.port == KUBE_PROXY else ""
         wanted = f", not {min(numbers)}" if numbers else ""
@@ -110,6 +114,24 @@ def _judged(case: Case, asked: Checking) -> Result:
     return fine(
         "health-check", "it is not turned away from the health check node port", service_name(service)
     )
+
+
+def _served_by_pods(case: Case, port: str) -> bool:
+    """Whether a port of the nodes is one of the Service's own pods (hostPort, hostNetwork)."""
+    service = case.entry.service
+    own = [
+        pod
+        for pod in case.facts.pods
+        if pod.namespace == service.namespace
+        and service.selector
+        and service.selector.items() <= pod.labels.items()
+    ]
+    return any(pod.host_network or any(str(each.host) == port for each in pod.host_ports) for pod in own)
+
+
+def _in_range(port: str) -> bool:
+    """Whether it is a port that the API server gives out for nodes, unless it is told another range."""
+    return port.isascii() and port.isdigit() and 30_000 <= int(port[:6]) <= 32_767
 
 
 def _finding(case: Case, code: str, detail: str, asked: Checking) -> Result:

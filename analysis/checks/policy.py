@@ -39,6 +39,8 @@ def _not_external(case: Case, subject: str) -> Result:
     service = case.entry.service
     if any(workload.host_network for workload in case.entry.workloads):
         return not_needed("policy", "its pods use the nodes' own network, where no policy applies", subject)
+    if case.routed:
+        return not_checked("policy", case.routed, subject, essential=True)
     if case.unread("Pod", "Deployment"):
         return not_checked("policy", f"{case.unread('Pod', 'Deployment')}", subject, essential=True)
     return found(

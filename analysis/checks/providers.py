@@ -41,7 +41,11 @@ CLOUDS = {
 }  # fmt: skip
 
 #: Balancers that pass packets on and never write a PROXY header.
-SILENT = frozenset({"MetalLB", "kube-vip", "Cilium", "k3s ServiceLB", "Google Cloud"})
+SILENT = frozenset({"MetalLB", "kube-vip", "Cilium", "k3s ServiceLB"})
+
+#: Makers whose balancers send none unless an annotation of the Service says so. (Hetzner's controller has a default of
+#: its own, which the Service does not show.)
+STATED = frozenset({"AWS", "DigitalOcean", "OVH", "Scaleway", "OpenStack", "Linode"})
 
 #: Balancers whose packets reach the nodes with the client's address.
 PASSING = frozenset({"MetalLB", "kube-vip", "Cilium", "Google Cloud", "Azure"})
@@ -94,7 +98,7 @@ def maker(annotations: Mapping[str, str], load_balancer_class: str) -> tuple[str
 
 def sends_proxy(annotations: Mapping[str, str]) -> Sends:
     """What the annotations say about PROXY headers."""
-    for reader in (_aws, _digitalocean, _hetzner, _ovh, _scaleway, _openstack, _linode):
+    for reader in (_aws, _digitalocean, _hetzner, _ovh, _scaleway, _openstack, _linode, _azure):
         found = reader(annotations)
         if found is not None:
             return found
@@ -144,6 +148,10 @@ def _boolean(annotations: Mapping[str, str], key: str) -> Sends | None:
 
 def _digitalocean(annotations: Mapping[str, str]) -> Sends | None:
     return _boolean(annotations, f"{DIGITALOCEAN}enable-proxy-protocol")
+
+
+def _azure(annotations: Mapping[str, str]) -> Sends | None:
+    return _boolean(annotations, "service.beta.kubernetes.io/azure-pls-proxy-protocol")
 
 
 def _hetzner(annotations: Mapping[str, str]) -> Sends | None:
@@ -248,7 +256,10 @@ def reads_http(annotations: Mapping[str, str]) -> str:
         value = annotations.get(key, "").lower()
         # An NLB knows no HTTP; its controller passes over the annotation.
         nlb = key.startswith(AWS) and annotations.get(f"{AWS}type", "") in {"nlb", "nlb-ip", "external"}
-        if value in values and not nlb:
+        passed = (
+            key.startswith(DIGITALOCEAN) and annotations.get(f"{DIGITALOCEAN}tls-passthrough", "") in _TRUE
+        )
+        if value in values and not nlb and not passed:
             return f"{key}: {value}"
     key = f"{OPENSTACK}x-forwarded-for"
     return f"{key}: {annotations[key]}" if annotations.get(key, "") in _TRUE else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analysis.checks.case import Case
-from analysis.checks.providers import HOSTNAMES, SILENT, TURN_ON, Sends, sends_proxy
+from analysis.checks.providers import HOSTNAMES, SILENT, STATED, TURN_ON, Sends, sends_proxy
 from analysis.checks.result import Result, fine, found, not_checked, not_needed
 from analysis.checks.words import annotate, patch, service_name
 from analysis.ingress import Kind
@@ -93,7 +93,7 @@ def _compared(case: Case, sends: Sends, subject: str, *, expected: bool) -> Resu
             f"no annotation asks for PROXY headers, and {case.product} expects none",
             subject,
         )
-    if sends.on is False or case.provider:
+    if sends.on is False or case.provider in SILENT | STATED:
         why = (
             f"{sends.annotation} is off"
             if sends.on is False
@@ -113,10 +113,16 @@ def _compared(case: Case, sends: Sends, subject: str, *, expected: bool) -> Resu
         )
     return not_checked(
         "proxy-protocol",
-        f"{case.product} expects the header, and nothing says which balancer is in front and whether it sends one",
+        f"{case.product} expects the header, and {_balancer(case)}",
         subject,
         essential=True,
     )
+
+
+def _balancer(case: Case) -> str:
+    if case.provider:
+        return f"whether {case.provider}'s balancer sends one stands in no annotation"
+    return "nothing says which balancer is in front and whether it sends one"
 
 
 def _where(case: Case) -> str:

@@ -161,9 +161,7 @@ def _wide(case: Case, listener: Listener) -> list[Result]:
     if not openings:
         return []
     service, subject = case.entry.service, service_name(case.entry.service)
-    passing = case.provider in PASSING or any(
-        each.address and each.ip_mode == "VIP" for each in service.balancers
-    )
+    passing = case.provider in PASSING and not service.source_ranges
     direct = (
         service.external
         and service.external_policy is Policy.LOCAL

@@ -23,7 +23,7 @@ class FileLister:
     """A lister over objects of files. Objects that name no namespace are in `home`, as `kubectl apply -n` has them."""
 
     def __init__(self, items: Iterable[Json], home: str) -> None:
-        self.repeated: list[str] = []
+        self.problems: list[str] = []
         self._by_plural: dict[str, dict[tuple[str, str], Json]] = defaultdict(dict)
         for item in items:
             self._put(item, home)
@@ -50,10 +50,11 @@ class FileLister:
         placed = {**item, "metadata": metadata}
         try:
             key = (namespace_of(placed), name_of(placed))
-        except ObjectsError:
-            key = ("?", name_of(placed))
+        except ObjectsError as error:
+            self.problems.append(f"{error}; the object is left out")
+            return
         if key in self._by_plural[plural]:
-            self.repeated.append(f"{kind} {key[0]}/{key[1]} is given more than once; the last one counts")
+            self.problems.append(f"{kind} {key[0]}/{key[1]} is given more than once; the last one counts")
         self._by_plural[plural][key] = placed
 
     def _pods_of_templates(self) -> None:

@@ -19,7 +19,18 @@ from probe.checking.workloads import budgets_of, workloads_of
 from probe.cluster import reading as kinds
 from probe.cluster.controllers import Product, Way, backends_of, product_of_service, way_of_ingress
 from probe.cluster.exposure import check_type
-from probe.cluster.fields import Json, ObjectsError, field, key_of, labels, name_of, text
+from probe.cluster.fields import (
+    Json,
+    ObjectsError,
+    field,
+    key_of,
+    labels,
+    name_of,
+    namespace_of,
+    objects,
+    plain,
+    text,
+)
 from probe.cluster.lister import Lister
 from probe.cluster.reading import Kind, Reading
 from probe.cluster.resolve import CHECKS, Behind, cluster_objects, find, raw_pods
@@ -64,13 +75,17 @@ def gather_case(lister: Lister, selection: Selection, given: Given) -> tuple[Cas
     facts = _facts([*kept, *services], problems, given)
     for problem in problems:
         reading.remark(problem)
-    way, product = _entry(reading, asked, services, facts)
+    way, product, routed = _entry(reading, asked, services, facts)
     entry = next(each for each in facts.services if each.key == key_of(way.service))
     behind = Behind.of(reading, way, entry, facts)
     record, reached = behind.read(reading, facts)
     product = behind.proxy.product if behind.proxy is not None else product
-    found = _Found(services, facts, entry, product, reached, record)
-    return _case(reading, found, given), way.source, tuple(reading.remarks)
+    found = _Found(services, facts, entry, product, reached, record, routed)
+    case = _case(reading, found, given)
+    said = (case.ingress_problem, case.ingress_refused, case.application_problem)
+    # What a check says anyway needs no note.
+    remarks = [each for each in reading.remarks if not any(one and each.startswith(one) for one in said)]
+    return case, way.source, tuple(remarks)
 
 
 def _facts(items: Sequence[Json], problems: list[str], given: Given) -> Facts:
@@ -81,24 +96,40 @@ def _facts(items: Sequence[Json], problems: list[str], given: Given) -> Facts:
 
 def _entry(
     reading: Reading, asked: Way, services: Sequence[Json], facts: Facts
-) -> tuple[Way, Product | None]:
-    """The Service by which traffic enters: the one that was asked about, or that of the ingress in front of it."""
+) -> tuple[Way, Product | None, str]:
+    """The Service by which traffic enters: the one that was asked about, or that of the ingress in front of it.
+
+    The last value says what leads to it where that could not be followed to a Service.
+    """
     service = next(each for each in facts.services if each.key == key_of(asked.service))
     product = asked.product or product_of_service(asked.service, raw_pods(reading, [service], facts))
     if product is not None:
-        return asked, product
-    key = (service.namespace, service.name)
+        return asked, product, ""
+    routed = _routed(reading, service)
     for ingress in reading.all(kinds.INGRESSES):
-        if key not in backends_of(ingress):
+        if (service.namespace, service.name) not in backends_of(ingress):
             continue
         try:
             way = way_of_ingress(reading, ingress, services)
         except UnavailableError as error:
-            reading.remark(f"ingress/{name_of(ingress)} leads to {asked.source}; {error}")
+            routed = f"ingress/{name_of(ingress)} leads to it; {error}"
             continue
         source = f"ingress/{name_of(ingress)}, which leads to {asked.source}"
-        return Way(way.service, source, way.product, way.objects), way.product
-    return asked, None
+        return Way(way.service, source, way.product, way.objects), way.product, ""
+    return asked, None, routed
+
+
+def _routed(reading: Reading, service: Service) -> str:
+    """The HTTPRoute that leads to a Service, as something to go on from."""
+    for route in reading.all(kinds.HTTP_ROUTES):
+        for rule in objects(route, "spec.rules"):
+            for backend in objects(rule, "backendRefs"):
+                place = text(backend, "namespace") or namespace_of(route)
+                if (place, text(backend, "name")) == (service.namespace, service.name):
+                    parents = [text(each, "name") for each in objects(route, "spec.parentRefs")]
+                    gateways = ", ".join(f"gateway/{plain(name)}" for name in parents[:3]) or "its gateway"
+                    return f"httproute/{name_of(route)} leads to it; check {gateways}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +142,7 @@ class _Found:
     product: Product | None
     reached: Sequence[Service]
     record: IngressRecord
+    routed: str
 
 
 def _case(reading: Reading, found: _Found, given: Given) -> Case:
@@ -137,12 +169,14 @@ def _case(reading: Reading, found: _Found, given: Given) -> Case:
         live=given.live,
         lacking={kind.kind: _why(kind) for kind in _CORE if reading.lacks(kind)},
         gated=_gated(reading, entry),
+        routed=found.routed,
     )
 
 
 def _told(reading: Reading, words: str, subject: str) -> str:
-    """The remark that says so, without what follows the advice."""
-    return next((each for each in reading.remarks if words in each and subject in each), "")
+    """The remark that says so, without the advice about captures."""
+    found = next((each for each in reading.remarks if words in each and subject in each), "")
+    return found.partition("; --app-server")[0]
 
 
 def _why(kind: Kind) -> str:

@@ -79,6 +79,7 @@ def _workload(reading: Reading, item: Json, template: Json, product: Product | N
         gates=tuple(text(each, "conditionType") for each in objects(spec, "readinessGates")),
         ending=_ending(spec, containers, product),
         labels=table(item, "spec.selector.matchLabels") or marks,
+        containers=len(containers),
     )
 
 

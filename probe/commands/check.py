@@ -148,7 +148,7 @@ def _of_files(
 
     documents = read_documents(files)
     lister = FileLister(documents.items, selection.namespace)
-    return _report(lister, selection, given, codes, fail_on, (*documents.problems, *lister.repeated))
+    return _report(lister, selection, given, codes, fail_on, (*documents.problems, *lister.problems))
 
 
 def _report(

@@ -105,6 +105,7 @@ def single(them: Manifests) -> None:
     them.set(DEPLOYMENT, "spec.replicas", 1)
 
 
+METALLB = "metallb.io/address-pool"
 ADDRESS = {"ingress": [{"ip": "203.0.113.10"}]}
 IP_TARGETS = note(aws__nlb_target_type="ip", aws__target_group_attributes="preserve_client_ip.enabled=true")
 GATE = namespace(pod_readiness_gate_inject="enabled")
@@ -180,7 +181,7 @@ PAIRS: dict[str, Pair] = {
         deployment("spec.replicas", 4),
     ),
     "SIP732": Pair(
-        both(config(use_proxy_protocol="true"), note(hetzner__location="fsn1")),
+        both(config(use_proxy_protocol="true"), lambda them: them.annotate(METALLB, "public")),
         both(config(use_proxy_protocol="true"), note(hetzner__uses_proxyprotocol="true")),
     ),
     "SIP733": Pair(
@@ -207,8 +208,8 @@ PAIRS: dict[str, Pair] = {
         note(hetzner__protocol="http"),
     ),
     "SIP745": Pair(
-        both(config(proxy_real_ip_cidr="0.0.0.0/0"), controller("status.loadBalancer", ADDRESS)),
-        both(config(use_forwarded_headers="false"), controller("status.loadBalancer", ADDRESS)),
+        both(config(proxy_real_ip_cidr="0.0.0.0/0"), lambda them: them.annotate(METALLB, "public")),
+        both(config(use_forwarded_headers="false"), lambda them: them.annotate(METALLB, "public")),
         {"balancers": ()},
     ),
     "SIP752": Pair(app("--forwarded-allow-ips='10.244.0.0/16'"), app(TRUSTS)),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from analysis.checks.result import Status
 from probe.checking.documents import read_documents
-from probe.errors import UsageError
+from probe.errors import ProbeError, UsageError
 from tests.checks.manifests import CONTROLLER, DEPLOYMENT, SEED, Manifests, codes, open_checks, seed
 from tests.cli.helpers import Ending, ended, start
 
@@ -111,6 +116,48 @@ def test_an_odd_object_is_left_out_and_told() -> None:
 def test_no_field_of_a_wrong_type_is_a_defect(path: str, value: object) -> None:
     report = seed().set(DEPLOYMENT, path, value).report()
     assert all(isinstance(each.status, Status) for each in report.results)
+
+
+ODD = (
+    None,
+    1,
+    -5,
+    True,
+    "x",
+    "\x1b[31m",
+    [],
+    {},
+    [1, {"a": 2}],
+    {"a": [1]},
+    10**12,
+    2.5,
+    "10.0.0.0/99",
+    [None],
+)
+
+
+def places(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every field and entry."""
+    if isinstance(value, dict | list):
+        for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
+            yield (*path, key)
+            yield from places(inside, (*path, key))
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_whatever_stands_in_objects_there_is_an_answer_or_an_error_in_order(number: int) -> None:
+    dice = random.Random(number)
+    for _ in range(50):
+        them = seed()
+        for _ in range(dice.choice([1, 1, 2, 4])):
+            known = [path for path in places(them.items) if len(path) > 2 and path[-1] != "name"]
+            path = dice.choice(known)
+            place: Any = them.items
+            for step in path[:-1]:
+                place = place[step]
+            place[path[-1]] = copy.deepcopy(dice.choice(ODD))
+        with contextlib.suppress(ProbeError):
+            them.report()
 
 
 def test_a_service_that_is_not_there_is_an_error_of_its_own(tmp_path: Path) -> None:

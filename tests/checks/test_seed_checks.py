@@ -11,7 +11,7 @@ from analysis.report import Verdict
 from probe.errors import UnavailableError
 from probe.lab import ProxyMode, load_scenario
 from probe.play import play
-from tests.checks.manifests import CONTROLLER, DEPLOYMENT, Manifests, codes, open_checks, seed
+from tests.checks.manifests import APP, CONFIG, CONTROLLER, DEPLOYMENT, Manifests, codes, open_checks, seed
 from tests.checks.mistakes import MISTAKES, Mistake
 from tests.cli.helpers import ended, start
 
@@ -45,6 +45,50 @@ def test_the_command_finds_it_in_files(mistake: Mistake, tmp_path: Path) -> None
     )  # fmt: skip
     assert ending.code == 3, ending.err
     assert mistake.code in {result["code"] for result in ending.json["results"]}
+
+
+# ── what is not certain is not said ─────────────────────────────────────────────────────────────────────
+
+
+def test_a_fixed_check_port_is_not_held_against_one_that_is_not_chosen_yet() -> None:
+    them = seed().annotate("load-balancer.hetzner.cloud/health-check-protocol", "http")
+    report = them.annotate("load-balancer.hetzner.cloud/health-check-port", "32100").report()
+    assert "SIP713" not in codes(report)
+    assert "health-check" in open_checks(report)
+
+
+def test_a_port_that_only_nodes_with_a_pod_answer_is_as_good() -> None:
+    them = seed().annotate("load-balancer.hetzner.cloud/health-check-protocol", "http")
+    them.annotate("load-balancer.hetzner.cloud/health-check-port", "10254")
+    assert "SIP713" in them.codes()
+    port = {"name": "health", "containerPort": 10254, "hostPort": 10254}
+    assert "SIP713" not in them.set(DEPLOYMENT, "spec.template.spec.containers.0.ports.0", port).codes()
+
+
+def test_a_proxy_in_the_applications_own_pod_may_be_the_peer() -> None:
+    them = seed().set(APP, "spec.template.spec.containers.0.args", ["--host=127.0.0.1"])
+    them.the(APP)["spec"]["template"]["spec"]["containers"].append({"name": "sidecar", "image": "envoy"})
+    report = them.report()
+    assert "SIP751" not in codes(report)
+    assert "application" in open_checks(report)
+
+
+def test_a_balancer_that_may_send_headers_by_itself_is_not_accused() -> None:
+    them = (
+        seed()
+        .set(CONFIG, "data.use-proxy-protocol", "true")
+        .annotate("load-balancer.hetzner.cloud/location", "fsn1")
+    )
+    report = them.report()
+    assert "SIP732" not in codes(report)
+    assert report.exit_code == 4, "whether both sides speak it is essential"
+
+
+def test_an_ingress_whose_controller_is_not_in_the_files_leaves_it_open() -> None:
+    them = Manifests([seed().the(what) for what in ("Service/web", "Deployment/web", "Ingress/web")])
+    report = them.report("svc/web", "shop")
+    assert "SIP706" not in codes(report)
+    assert "ingress/web leads to it" in open_checks(report)["policy"]
 
 
 # ── the expectation ──────────────────────────────────────────────────────────────────────────────────────
