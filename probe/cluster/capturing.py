@@ -69,6 +69,7 @@ class Wish:
     clients: tuple[str, ...] = ()
     sample: int = 1
     image: str = IMAGE
+    privileged: bool = False  # containers with every right, where nodes refuse the four capabilities
     keep: bool = False
     debug: bool = False  # a pod on each of `nodes` in the Service's namespace, no DaemonSet
     record: Path | None = None
@@ -117,6 +118,7 @@ def _daemons(api: Api, wish: Wish, session: str) -> list[Json]:
         session,
         image=wish.image,
         nodes=wish.nodes,
+        privileged=wish.privileged,
         kubernetes=api.version(),
         openshift=api.serves("security.openshift.io"),
     )
@@ -129,7 +131,15 @@ def _debug_pods(api: Api, wish: Wish, session: str, told: Told) -> list[Json]:
     seconds = int(wish.wait + wish.duration + _DEBUG_SPARE)
     told.progress(f"pods in namespace {namespace}, on {len(wish.nodes)} nodes; the others are not watched")
     return [
-        debug_pod(session, node, namespace=namespace, image=wish.image, seconds=seconds, kubernetes=version)
+        debug_pod(
+            session,
+            node,
+            namespace=namespace,
+            image=wish.image,
+            seconds=seconds,
+            privileged=wish.privileged,
+            kubernetes=version,
+        )
         for node in wish.nodes
     ]
 

@@ -106,6 +106,14 @@ def capture(
         str | None,
         typer.Option("--image", metavar="IMAGE", help="The agents' image, as the nodes' runtime pulls it."),
     ] = None,
+    privileged: Annotated[
+        bool,
+        typer.Option(
+            "--privileged",
+            help="Privileged containers instead of four capabilities, where SELinux or a policy hides pods "
+            "from the agents.",
+        ),
+    ] = False,
     wait: Annotated[
         str | None,
         typer.Option(
@@ -198,6 +206,7 @@ def capture(
     chosen = _Chosen(
         target, namespace, selector, nodes, tuple(port or ()), image, keep, wait, debug=bool(debug_node)
     )
+    chosen = chosen._replace(privileged=privileged)
     clients, part = clients_option(from_ip), _sample(sample)
     files = Files(write, show, markdown, junit)
     if lab is None:
@@ -242,6 +251,7 @@ class _Chosen(NamedTuple):
     keep: bool = False
     wait: str | None = None
     debug: bool = False
+    privileged: bool = False
 
 
 class _Watched(NamedTuple):
@@ -279,6 +289,7 @@ def _on_cluster(
         wish = Wish(selection, nodes=chosen.nodes, ports=chosen.ports, keep=chosen.keep, debug=chosen.debug)
         wish = replace(wish, record=watched.record, clients=watched.clients, sample=watched.sample)
         wish = wish if watched.seconds is None else replace(wish, duration=watched.seconds)
+        wish = replace(wish, privileged=chosen.privileged)
         wish = wish if wait is None else replace(wish, wait=wait)
         wish = wish if chosen.image is None else replace(wish, image=chosen.image)
         told = Told(progress, note)

@@ -192,3 +192,6 @@ def test_a_dry_run_places_nothing(stage: Stage) -> None:
     kinds = [item["kind"] for item in json.loads(ending.out)["items"]]
     assert kinds == ["Namespace", "ServiceAccount", "DaemonSet"]
     assert {verb for verb, _ in stage.double.server.requests} <= {"get", "list"}
+    every_right = stage.start("capture", "svc/web", "--privileged", "--dry-run", "-o", "json").ending()
+    (container,) = json.loads(every_right.out)["items"][2]["spec"]["template"]["spec"]["containers"]
+    assert container["securityContext"]["privileged"] is True
