@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from probe.commands.files import Files, JunitOption, MarkdownOption, OpenOption, WriteOption
+from probe.commands.files import Files, HtmlOption, JunitOption, MarkdownOption, OpenOption, WriteOption
 from probe.commands.options import (
     AppServerOption,
     Format,
@@ -71,6 +71,7 @@ def analyze(
     show: OpenOption = False,
     markdown: MarkdownOption = None,
     junit: JunitOption = None,
+    html: HtmlOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Judge a recorded session, or pcap files of anyone's making.
@@ -92,7 +93,7 @@ def analyze(
     from probe.render.packets import Seen
 
     captures = [parse_tap(text) for text in tap or []]
-    files = Files(write, show, markdown, junit).prepare([capture.path for capture in captures])
+    files = Files(write, show, markdown, junit, html).prepare([capture.path for capture in captures])
     ingress = read_ingress(ingress_config or [], ingress_log or [], note, app_server)
     clients = clients_option(from_ip)
     given = inputs.recorded(sessions or [], tap or [], objects, conntrack or [])

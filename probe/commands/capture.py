@@ -17,7 +17,7 @@ from probe.commands.cluster import (
     duration_option,
     print_objects,
 )
-from probe.commands.files import Files, JunitOption, MarkdownOption, OpenOption, WriteOption
+from probe.commands.files import Files, HtmlOption, JunitOption, MarkdownOption, OpenOption, WriteOption
 from probe.commands.lab import complete_scenario
 from probe.commands.options import (
     AppServerOption,
@@ -182,6 +182,7 @@ def capture(
     show: OpenOption = False,
     markdown: MarkdownOption = None,
     junit: JunitOption = None,
+    html: HtmlOption = None,
     output: FormatOrFolderOption = None,
 ) -> None:
     """Watch connections at every point on every node at once, and judge them.
@@ -208,7 +209,7 @@ def capture(
     )
     chosen = chosen._replace(privileged=privileged)
     clients, part = clients_option(from_ip), _sample(sample)
-    files = Files(write, show, markdown, junit)
+    files = Files(write, show, markdown, junit, html)
     if lab is None:
         watched = _Watched(seconds, record, clients, part)
         _on_cluster(chosen, context, kubeconfig, watched, question, ingress, form, files, dry_run=dry_run)

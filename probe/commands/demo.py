@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from probe.commands.files import Files, JunitOption, MarkdownOption, OpenOption, Prepared, WriteOption
+from probe.commands.files import (
+    Files,
+    HtmlOption,
+    JunitOption,
+    MarkdownOption,
+    OpenOption,
+    Prepared,
+    WriteOption,
+)
 from probe.commands.lab import complete_scenario
 from probe.commands.options import (
     Format,
@@ -42,6 +50,7 @@ def demo(
     show: OpenOption = False,
     markdown: MarkdownOption = None,
     junit: JunitOption = None,
+    html: HtmlOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Lose a client's address and keep it, with real packets through the real kernel's NAT.
@@ -50,7 +59,7 @@ def demo(
     came out as told. With --scenario, or with -o json, jsonl or yaml, one scenario is played and the exit
     code is that of its report.
     """
-    files = Files(write, show, markdown, junit)
+    files = Files(write, show, markdown, junit, html)
     if scenario is not None or not output.for_people:
         _single(scenario or TOUR[0], proxy_mode, keep, output, files.prepare())
     if files.any:

@@ -35,6 +35,11 @@ WriteOption = Annotated[
     ),
 ]
 
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write the report as one HTML file with a map of the paths."),
+]
+
 MarkdownOption = Annotated[
     Path | None,
     typer.Option(
@@ -60,6 +65,7 @@ class Files:
     show: bool = False
     markdown: Path | None = None
     junit: Path | None = None
+    html: Path | None = None
 
     @property
     def any(self) -> bool:
@@ -80,7 +86,7 @@ class Files:
 
     def _paths(self) -> list[Path]:
         packets = Path(self.packets) if self.packets is not None and self.packets != "-" else None
-        return [path for path in (packets, self.markdown, self.junit) if path is not None]
+        return [path for path in (packets, self.markdown, self.junit, self.html) if path is not None]
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,10 @@ class Prepared:
             from probe.render.junit import to_junit
 
             _save_text(self.files.junit, to_junit(report))
+        if self.files.html is not None:
+            from probe.render.page import to_html
+
+            _save_text(self.files.html, to_html(report))
 
     def _packets(self, report: Report, seen: Seen) -> None:
         from daemonset.taps.pcap import CaptureFileError
