@@ -8,6 +8,7 @@ it, kube-proxy is taken, and the row says so.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 import msgspec
@@ -92,6 +93,9 @@ def _outside(case: Case, node: Node, places: list[Place], *, planned: bool) -> S
     because = "; ".join(
         each for each in (because, "replicas as evenly as they go" if planned else "") if each
     )
+    if service.type == "NodePort" and not _listens(node, facts):
+        why = f"nodePortAddresses {', '.join(facts.node_port_addresses[:4])} hold no address of the node"
+        return Sight(node.name, client, "refused", "", because=why)
     if not places:
         return Sight(node.name, client, "rejected", "", because="the Service has no usable endpoint")
     local = [each for each in places if each.node == node.name]
@@ -106,6 +110,16 @@ def _outside(case: Case, node: Node, places: list[Place], *, planned: bool) -> S
     return _forwarded(
         Sight(node.name, client, "", "", to=to, header=_header(case), because=because), service, facts
     )
+
+
+def _listens(node: Node, facts: Facts) -> bool:
+    """Whether kube-proxy answers node ports on an address of the node (nodePortAddresses; "primary" always does)."""
+    try:
+        ranges = [ip_network(each, strict=False) for each in facts.node_port_addresses]
+        own = [ip_address(each) for each in node.addresses]
+    except ValueError:
+        return True
+    return not ranges or not own or any(address in one for one in ranges for address in own)
 
 
 def _forwarded(row: Sight, service: Service, facts: Facts) -> Sight:

@@ -155,6 +155,16 @@ def test_without_a_cluster_cidr_kube_proxy_tells_no_pod_apart() -> None:
     ]
 
 
+def test_node_ports_are_answered_where_kube_proxy_is_told_to() -> None:
+    config = "mode: iptables\nclusterCIDR: 10.244.0.0/16\nnodePortAddresses: [10.0.0.12/32]\n"
+    them = (
+        seed()
+        .set("ConfigMap/kube-proxy", "data|config.conf", config)
+        .set(CONTROLLER, "spec.type", "NodePort")
+    )
+    assert outcomes(them) == ["refused", "preserved", "refused"]
+
+
 def test_a_balancer_of_its_own_connections_is_named_as_the_client_of_the_node() -> None:
     them = seed().annotate("load-balancer.hetzner.cloud/uses-proxyprotocol", "true")
     row = rows(them, "balancer")["node1"]
