@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,11 @@ INDEX = "session.json"
 def file_name(place: str) -> str:
     """The file of a place's stream; a name from a cluster or a file never leaves its folder."""
     return f"{quote(place, safe='')}.probe"
+
+
+def new_id() -> str:
+    """What tells a session from all others."""
+    return secrets.token_hex(8)
 
 
 def write_index(folder: Path, values: object) -> None:
@@ -54,6 +60,7 @@ class Keeping:
             "complete": False,
             "created": time.time(),
             "program": __version__,
+            "id": new_id(),
             "schema": SCHEMA_VERSION,
             "kernels": {place: os.uname().release},
             "title": f"one agent on {place}",

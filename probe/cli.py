@@ -27,6 +27,7 @@ from probe.commands import (
     decode,
     demo,
     explain,
+    export,
     health,
     lab,
     manifests,
@@ -78,6 +79,7 @@ app.command()(capture.capture)
 app.command()(analyze.analyze)
 app.command()(check.check)
 app.command()(health.health)
+app.command()(export.export)
 app.command()(decode.decode)
 app.command()(explain.explain)
 app.command()(schema.schema)

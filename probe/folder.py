@@ -26,7 +26,7 @@ from analysis.clients import Clients
 from analysis.facts import Facts
 from analysis.forgery import plain_address
 from analysis.ingress import IngressRecord
-from daemonset.keeping import FORMAT, INDEX, VERSION, file_name, write_index
+from daemonset.keeping import FORMAT, INDEX, VERSION, file_name, new_id, write_index
 from daemonset.observation import SCHEMA_VERSION
 from probe import __version__
 from probe.cluster.timing import Clock
@@ -39,7 +39,8 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
     `streams` are file names with their sizes in bytes; `created` is seconds since the epoch. `lacks` is what streams
     could not bring, by place, as far as they do not show it themselves. `clocks` is how far the places' clocks were
     ahead of that of the operator, by which the times of their streams are corrected when these are read. `clients`:
-    the report is about these alone. `schema` is the version of the streams, `kernels` what the places run on.
+    the report is about these alone. `schema` is the version of the streams, `kernels` what the places run on. `id`
+    tells this session from all others.
     """
 
     format: str = FORMAT
@@ -63,6 +64,7 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
     schema: int = 0
     kernels: dict[str, str] = {}
     kubernetes: str = ""
+    id: str = ""
 
 
 class _Header(msgspec.Struct):
@@ -77,7 +79,7 @@ class SessionFolder:
 
     def __init__(self, path: Path, meta: Meta) -> None:
         self.path = path
-        self._meta = msgspec.structs.replace(meta, created=time.time(), program=__version__)
+        self._meta = msgspec.structs.replace(meta, created=time.time(), program=__version__, id=new_id())
         self._streams: dict[str, BinaryIO] = {}
         self._sizes: dict[str, int] = {}
         try:
