@@ -10,7 +10,8 @@ from probe.render.style import Paper, count
 #: Steps of a timeline beyond these are counted, not shown; the JSON holds all of them.
 EVENTS_SHOWN = 60
 
-_COLUMNS = ("NODE", "ENDPOINTS", "ANSWERS", "CONNECTIONS", "SERVED", "LOST")
+#: Heads of the table of nodes.
+COLUMNS = ("NODE", "ENDPOINTS", "ANSWERS", "CONNECTIONS", "SERVED", "LOST")
 
 
 def print_health(paper: Paper, health: Health, *, timeline: bool) -> None:
@@ -18,7 +19,7 @@ def print_health(paper: Paper, health: Health, *, timeline: bool) -> None:
     paper.print()
     paper.print(("Health checks", "bold"), f" of {health.service}, port {health.port}")
     for checker in health.checkers:
-        paper.sentence("Asks", _checker(checker))
+        paper.sentence("Asks", checker_words(checker))
     _nodes(paper, health.nodes)
     if timeline:
         print_timeline(paper, health)
@@ -31,7 +32,8 @@ def print_health(paper: Paper, health: Health, *, timeline: bool) -> None:
         paper.sentence("‼", reason, style="yellow")
 
 
-def _checker(checker: Checker) -> str:
+def checker_words(checker: Checker) -> str:
+    """Who asks for what, and how often."""
     header = ", behind a PROXY header," if checker.proxy_header else ""
     what = checker.request or "opens a connection"
     often = f", every {checker.interval:g} s" if checker.interval is not None else ""
@@ -41,14 +43,15 @@ def _checker(checker: Checker) -> str:
 
 
 def _nodes(paper: Paper, nodes: tuple[NodeHealth, ...]) -> None:
-    rows = [_COLUMNS, *map(_row, nodes)]
-    widths = [max(len(paper.safe(row[n])) for row in rows) for n in range(len(_COLUMNS))]
+    rows = [COLUMNS, *map(node_row, nodes)]
+    widths = [max(len(paper.safe(row[n])) for row in rows) for n in range(len(COLUMNS))]
     for row in rows:
         cells = [paper.pad(cell, width) for cell, width in zip(row, widths, strict=True)]
         paper.print(("  " + "  ".join(cells), "dim" if row is rows[0] else ""))
 
 
-def _row(node: NodeHealth) -> tuple[str, ...]:
+def node_row(node: NodeHealth) -> tuple[str, ...]:
+    """What a node answered and what it was sent, under `COLUMNS`."""
     answers = ", ".join(f"{answer} {number}x" for answer, number in node.answers.items())
     return (
         node.node,

@@ -16,6 +16,7 @@ from importlib.resources import files
 from analysis.report import Finding, Forgery, Hop, Journey, Path, Report, Verdict
 from probe import __version__
 from probe.render.markup import Markup, document, element, raw
+from probe.render.page_health import health_section
 from probe.render.page_map import WAYS, draw
 from probe.render.rows import SAID, bare
 from probe.render.style import count
@@ -55,7 +56,12 @@ def to_html(report: Report) -> str:
         element("a", "Skip to the paths", href="#paths", class_="skip"),
         element("header", element("h1", title), _summary(report)),
         element(
-            "main", _map(members), _paths(members, report), _findings(report.findings), _forgeries(report)
+            "main",
+            _map(members),
+            _paths(members, report),
+            _findings(report.findings),
+            health_section(report.health) if report.health is not None else None,
+            _forgeries(report),
         ),
         _capture(report),
         raw("script", script),

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from analysis.health.result import Checker, Event, Health, NodeHealth
 from analysis.report import Journey, Report
 from probe.render.page import to_html
 from probe.render.page_map import Place, stops
@@ -21,6 +22,7 @@ from tests import hostile
 from tests.cli.helpers import Probe
 from tests.cli.reports import (
     MASQUERADED,
+    START,
     blackholed_journey,
     chained_journey,
     lost_journey,
@@ -33,6 +35,18 @@ from tests.cli.test_report_files import filled
 values = pytest.mark.parametrize("value", hostile.VALUES.values(), ids=hostile.VALUES.keys())
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 VOID = {"meta", "br", "input", "col"}
+
+
+HEALTH = Health(
+    service="default/web",
+    port=32100,
+    checkers=(Checker("192.0.2.80", 32100, "health-check node port", "GET /healthz", ("node1",), 9, 3.0),),
+    nodes=(NodeHealth("node1", 1, {"200": 7, "503": 2}, (0, 1), connections=5, served=4, failed=1, lost=1),),
+    timeline=(Event(START, "node1", "answer", "answers 503, 0 endpoints"),),
+    clients=5,
+    lost=1,
+    reasons=("node2 was not watched",),
+)
 
 
 def tapped(journey: Journey) -> Journey:
@@ -48,7 +62,8 @@ def tapped(journey: Journey) -> Journey:
 
 def everything() -> Report:
     journeys = (lost_journey(), preserved_journey(), blackholed_journey(), chained_journey())
-    return report(*map(tapped, journeys), findings=(MASQUERADED,), reasons=("node9 has no tap",))
+    told = report(*map(tapped, journeys), findings=(MASQUERADED,), reasons=("node9 has no tap",))
+    return msgspec.structs.replace(told, health=HEALTH)
 
 
 def hostile_page(value: bytes) -> str:
@@ -136,6 +151,16 @@ class TestContents:
         text = "\n".join(Page(to_html(everything())).text)
         assert "192.0.2.10 became 172.30.0.11" in text
         assert "node3 (source 172.30.0.11, source replaced, was 192.0.2.10)" in text
+
+    def test_health_checks_are_told_with_their_timeline(self) -> None:
+        text = "\n".join(Page(to_html(everything())).text)
+        for said in (
+            "192.0.2.80 GET /healthz",
+            "200 7x, 503 2x",
+            "answers 503, 0 endpoints",
+            "node2 was not watched",
+        ):
+            assert said in text
 
     def test_a_report_of_nothing_is_a_page_too(self) -> None:
         assert "connections were seen" in "".join(Page(to_html(report())).text)
