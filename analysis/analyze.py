@@ -31,6 +31,7 @@ from analysis.legs import Classify, LegStore, Shape
 from analysis.mismatch import Habits
 from analysis.recording import Recording
 from analysis.report import Capture, Journey, Path, Report, Summary, Verdict
+from analysis.rule_hits import RuleBook
 from analysis.strangers import Strangers
 from analysis.telling import findings_of, journey_of, stranded
 from daemonset.observation import Head
@@ -75,7 +76,8 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
     clients = given.clients
     services = wanted_services(facts, service)
     book = AddressBook(facts, recording.topologies, services)
-    context = Context(recording, facts, book, Coverage.of(recording))
+    rules = RuleBook(recording.rule_hits, recording.rules)
+    context = Context(recording, facts, book, Coverage.of(recording), rules=rules)
     store = LegStore(recording, lambda *where: _is_server(context, *where))
     try:
         learn_balancers(store, recording.taps, book, facts)
@@ -221,6 +223,7 @@ def _judged(
     """
     shape_of = {number: shape for shape in shapes for number in shape.sample}
     judge = Judge(context, {number: shape.key for number, shape in shape_of.items()})
+    judge.listen(selection.connections)
     told: list[tuple[Journey, _Omitted]] = []
     for_certain = _decided_by_shape(selection, shape_of, judge)
     for connection in selection.connections:

@@ -25,6 +25,7 @@ class Mechanism(enum.StrEnum):
     IPVS_EXTERNAL_IP = "kube-proxy masquerade (KUBE-MARK-MASQ of an external IP in IPVS mode)"
     CNI = "CNI masquerade"
     SERVICE_LB = "masquerade in an in-cluster load balancer pod (svclb)"
+    HOST = "masquerade by a rule of the host's own"
     BALANCER = "load balancer SNAT before the cluster"
     UNKNOWN = "SNAT by an unnamed rule"
 
@@ -40,6 +41,7 @@ CODES = {
     Mechanism.HAIRPIN: "SIP109",
     Mechanism.NODE_LOCAL: "SIP110",
     Mechanism.UNKNOWN: "SIP111",
+    Mechanism.HOST: "SIP421",
 }
 
 
@@ -50,6 +52,7 @@ class Blame:
     change: Change
     node: str | None
     mechanism: Mechanism
+    rule: str | None = None  # the very rule, where the kernel named it
 
 
 def blame(change: Change, steps: Sequence[Step], book: AddressBook, facts: Facts) -> Blame:

@@ -259,6 +259,34 @@ _ALL = (
         "with the objects.",
     ),
     Definition(
+        "SIP421", Severity.ERROR, "A rule of the host's own replaced the client's address",
+        "The kernel named the rule that replaced the source address. It is neither kube-proxy's nor one of a network "
+        "plugin that is known by its names: a firewall or an administrator's own rule masquerades this traffic.",
+        "Look at the rule that is named here (nft -a list ruleset, or iptables-save) and exclude traffic to the "
+        "Service's ports and to the pod network from it.",
+    ),
+    Definition(
+        "SIP422", Severity.ERROR, "A rule of the node's packet filter stops the connection",
+        "The kernel named the rule that dropped or rejected the packet. It is a firewall's or a network policy's, not "
+        "one by which kube-proxy refuses what has no endpoint.",
+        "Allow the connection in the firewall or the NetworkPolicy that the rule belongs to; its chain and its comment "
+        "name it.",
+    ),
+    Definition(
+        "SIP423", Severity.INFO, "Rules were not traced everywhere",
+        "The kernel was to name the rules that packets meet (--trace-rules). Where it could not, or where more "
+        "connections began than are traced, who replaced an address is concluded from facts and addresses, as without "
+        "it.",
+        "Do what is said of the node: end another trace, or allow more packets with --trace-limit.",
+    ),
+    Definition(
+        "SIP424", Severity.WARNING, "kube-proxy's rules are not those that the Service calls for",
+        "The kernel named a rule of kube-proxy's that marks the Service's external traffic for masquerade, as policy "
+        "Cluster asks for, while the Service's object says policy Local. Either kube-proxy on this node has not heard "
+        "of the change, or the objects are older than the packets.",
+        "Look whether kube-proxy on this node runs and reaches the API server, and fetch the objects anew.",
+    ),
+    Definition(
         "SIP501", Severity.ERROR, "The application does not believe the ingress, and takes it for the client",
         "The ingress named the client in a forwarded header. The application's server ignores such headers from this "
         "peer and shows the ingress's address.",

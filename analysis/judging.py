@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from analysis import paths
 from analysis.addresses import AddressBook, OwnerKind, TargetKind, text
-from analysis.blame import CODES, Blame, blame
+from analysis.blame import CODES, Blame, Mechanism, blame
 from analysis.corroboration import Corroboration, Support
 from analysis.difference import differences
 from analysis.disbelief import client_claims, disbelief
@@ -19,8 +19,13 @@ from analysis.knowledge import Coverage, entry_step, expectation, forged, learn
 from analysis.mismatch import Habits, mismatches
 from analysis.recording import Recording
 from analysis.report import Resolved, Verdict
+from analysis.rule_blame import by_rule, dropped_code, ends_at, outdated
+from analysis.rule_hits import RuleBook
 from analysis.trips import PROXY_PAYLOADS, Connection, Trip
 from analysis.verdict import Carried, Header, Judgement, Known, Named, Silence, judge
+
+#: Why a connection got no further than a node, as far as facts and packets tell.
+_NO_FURTHER = frozenset({"SIP201", "SIP202", "SIP203", "SIP205", "SIP206"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Context:
     coverage: Coverage
     habits: Habits = field(default_factory=lambda: Habits(()))
     corroboration: Corroboration = field(default_factory=lambda: Corroboration(IngressFacts()))
+    rules: RuleBook = field(default_factory=RuleBook)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +61,33 @@ class Judge:
         self._context = context
         self._shapes = shapes  # number of a leg → key of its shape
         self._judged: dict[object, Outcome] = {}
+        self._named: dict[
+            object, tuple[Mechanism, ...]
+        ] = {}  # mechanisms by the rules that a leg of a shape met
+
+    def listen(self, connections: Sequence[Connection]) -> None:
+        """Judge those first of which rules are known: what rules did to them, they did to others of their shape."""
+        for connection in connections:
+            if self._context.rules and self._context.rules.met(connection.trip.leg):
+                blames = self.outcome(connection).blames
+                if blames and all(entry.rule for entry in blames):
+                    self._named.setdefault(
+                        self._alike(connection), tuple(entry.mechanism for entry in blames)
+                    )
 
     def outcome(self, connection: Connection) -> Outcome:
         """The outcome of one connection."""
         key = self._key(connection)
         known = self._judged.get(key)
         if known is None:
-            known = self._judged[key] = _judge(connection, self._context)
+            named = self._named.get(self._alike(connection)) if self._named else None
+            known = self._judged[key] = _judge(connection, self._context, named)
+            return known
+        if known.connection is connection:
             return known
         changes = changes_of(connection)
         blames = tuple(
-            Blame(change, entry.node, entry.mechanism)
-            for change, entry in zip(changes, known.blames, strict=True)
+            replace(entry, change=change) for change, entry in zip(changes, known.blames, strict=True)
         )
         return Outcome(connection, known.known, known.judgement, blames, known.codes)
 
@@ -89,7 +110,15 @@ class Judge:
             (trip.leg.number, connection.part) if self.particular(connection) else None,
             trip.leg.stream.closed_unanswered,
             self._signature(trip),
+            trip.leg.number
+            if any(self._context.rules.met(each.leg) for each in _trips(connection))
+            else None,
         )
+
+    def _alike(self, connection: Connection) -> object:
+        """What connections share to which the same rules apply."""
+        trip = connection.trip
+        return (self._shapes.get(trip.leg.number), trip.part, len(connection.chain), self._signature(trip))
 
     def _signature(self, trip: Trip) -> object:
         """The way of a leg in owners and places."""
@@ -120,13 +149,14 @@ def _trips(connection: Connection) -> tuple[Trip, ...]:
     return (*(link.trip for link in connection.chain), connection.trip)
 
 
-def _judge(connection: Connection, context: Context) -> Outcome:
+def _judge(connection: Connection, context: Context, named: Sequence[Mechanism] | None = None) -> Outcome:
     known = learn(connection, context.coverage, context.book, context.facts)
-    blames = tuple(
-        blame(change, trip.steps, context.book, context.facts)
-        for trip in _trips(connection)
-        for change in trip.changes
-    )
+    blames = _blames(connection, context)
+    if named is not None and len(named) == len(blames):
+        blames = tuple(
+            entry if entry.rule else replace(entry, mechanism=mechanism)
+            for entry, mechanism in zip(blames, named, strict=True)
+        )
     resolved = context.corroboration.resolved(connection)
     if context.corroboration.disbelieves(connection, resolved):
         known = replace(known, doubted=True)
@@ -142,6 +172,15 @@ def _judge(connection: Connection, context: Context) -> Outcome:
     return Outcome(connection, known, judgement, blames, codes, (*support, *sides), resolved)
 
 
+def _blames(connection: Connection, context: Context) -> tuple[Blame, ...]:
+    """Who replaced the source, by facts and addresses, or by the rule where the kernel named it."""
+    return tuple(
+        by_rule(blame(change, trip.steps, context.book, context.facts), trip, context.rules)
+        for trip in _trips(connection)
+        for change in trip.changes
+    )
+
+
 def _codes(
     connection: Connection, known: Known, judgement: Judgement, blames: Sequence[Blame], context: Context
 ) -> tuple[str, ...]:
@@ -154,6 +193,7 @@ def _codes(
     for attempt in connection.attempts:
         alone = Connection(attempt, (), connection.owner)
         codes += _reach_codes(alone, learn(alone, context.coverage, context.book, context.facts))
+    codes = _named_codes(trip, codes, blames, context.rules)
     codes += _way_codes(trip, known, judgement, context)
     codes += _reading_codes(connection, known, judgement)
     if trip.disputed:
@@ -230,6 +270,17 @@ def _reach_codes(connection: Connection, known: Known) -> list[str]:
     if known.rejected:
         return ["SIP202" if expected is Expected.REJECT_NO_ENDPOINT else "SIP206"]
     return []
+
+
+def _named_codes(trip: Trip, codes: list[str], blames: Sequence[Blame], rules: RuleBook) -> list[str]:
+    """The codes with what the kernel says of its own rules: a rule that dropped the packet is the cause."""
+    if (end := ends_at(trip, rules)) is not None:
+        code = dropped_code(end)
+        guessed = [index for index, each in enumerate(codes) if each in _NO_FURTHER]
+        at = guessed[0] if guessed else len(codes)
+        codes = [each for each in codes if each not in _NO_FURTHER]
+        codes.insert(at, code)
+    return codes + (["SIP424"] if outdated(blames, trip) else [])
 
 
 def _way_codes(trip: Trip, known: Known, judgement: Judgement, context: Context) -> list[str]:

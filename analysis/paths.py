@@ -13,6 +13,7 @@ from analysis.claims import address_in
 from analysis.hops import Step
 from analysis.knowledge import entry_step
 from analysis.report import CrossNode, Hop, ProxyProtocol, Snat
+from analysis.rule_hits import Met
 from analysis.trips import Connection, Trip, Word
 from daemonset.observation import Payload, Tap, TapKind, Topology, Tunnel
 
@@ -66,6 +67,22 @@ def hops(connection: Connection, taps: Sequence[Tap], book: AddressBook) -> tupl
     result.extend(_header_hops(connection.trip, len(trips) - 1, taps))
     result.extend(_word_hops(connection, len(trips), book))
     return tuple(result)
+
+
+def ended(last: Hop, met: Met) -> Hop:
+    """The end of a way at a rule that let the packet go no further, as the kernel itself says."""
+    return Hop(
+        node=met.node,
+        point=last.point if last.node == met.node else "nic",
+        interface=None,
+        source=met.hit.source,
+        destination=met.hit.destination,
+        changed=(),
+        evidence="rule",
+        time=last.time,
+        leg=last.leg,
+        note=f"{'rejected' if met.does == 'reject' else 'dropped'} by {met.text}",
+    )
 
 
 def _header_hops(trip: Trip, leg: int, taps: Sequence[Tap]) -> list[Hop]:
@@ -189,6 +206,7 @@ def replacements(blames: Sequence[Blame]) -> tuple[Snat, ...]:
             from_=source_text(blame.change.before),
             to=source_text(blame.change.after),
             mechanism=str(blame.mechanism),
+            rule=blame.rule,
         )
         for blame in blames
     )

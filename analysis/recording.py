@@ -18,16 +18,26 @@ from daemonset.observation import (
     Bye,
     Gap,
     Head,
-    Heads,
     Hello,
     Loss,
     Message,
+    Rule,
+    RuleHit,
+    RuleHits,
     Tap,
     Taps,
     Topology,
+    TracedRules,
+    Tracing,
 )
 
 Rows = NDArray[Any]
+
+#: Hits of rules that are kept, of all places together; agents are bounded themselves.
+MOST_HITS = 500_000
+
+#: By what a rule is found: node, network namespace, family, table and handle.
+RuleKey = tuple[str, str, str, str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,9 @@ class Recording:
     streams: tuple[Stream, ...] = ()
     topologies: dict[str, Topology] = field(default_factory=dict)
     expected_nodes: tuple[str, ...] = ()
+    tracings: tuple[tuple[str, Tracing], ...] = ()  # node, how rules were traced there
+    rule_hits: tuple[tuple[str, RuleHit], ...] = ()  # node, hit; in the order in which each node told of them
+    rules: dict[RuleKey, Rule] = field(default_factory=dict)
 
     @property
     def sample(self) -> int:
@@ -108,10 +121,21 @@ class StreamBuilder:
                 self._owner.gaps.append((self.node, message))
             case Bye():
                 self._bye = message
-            case Heads():
-                pass  # travels with its packets
-            case _:  # a message of a later minor version: nothing to gather
+            case Tracing() | TracedRules() | RuleHits():
+                self._about_rules(message)
+            case _:  # heads travel with their packets; of a message of a later minor version there is nothing to gather
                 pass
+
+    def _about_rules(self, message: Tracing | TracedRules | RuleHits) -> None:
+        owner = self._owner
+        match message:
+            case Tracing():
+                owner.tracings.append((self.node, message))
+            case TracedRules(rules):
+                for rule in rules:
+                    owner.rules[self.node, rule.namespace, rule.family, rule.table, rule.handle] = rule
+            case RuleHits(hits):
+                owner.rule_hits.extend((self.node, hit) for hit in hits[: MOST_HITS - len(owner.rule_hits)])
 
     def packets(self, rows: bytes, heads: tuple[Head, ...] = ()) -> int:
         """Take a batch of `PACKET` rows; returns how many. Rows of unknown taps are refused with ValueError."""
@@ -153,6 +177,9 @@ class RecordingBuilder:
         self._packet_tables: list[Rows] = []
         self._reserved: Rows | None = None
         self._filled = 0
+        self.tracings: list[tuple[str, Tracing]] = []
+        self.rule_hits: list[tuple[str, RuleHit]] = []
+        self.rules: dict[RuleKey, Rule] = {}
         self.nat_tables: list[Rows] = []
         self._streams: list[StreamBuilder] = []
         self._tap_numbers: dict[Tap, int] = {}
@@ -213,6 +240,9 @@ class RecordingBuilder:
             streams=tuple(stream.finish() for stream in self._streams),
             topologies=dict(self.topologies),
             expected_nodes=expected_nodes,
+            tracings=tuple(self.tracings),
+            rule_hits=tuple(self.rule_hits),
+            rules=dict(self.rules),
         )
 
 

@@ -102,6 +102,17 @@ class Resolved(msgspec.Struct, frozen=True, rename="camel"):
     agrees: bool | None = None  # with what was seen; None: nothing was seen
 
 
+class RuleSaid(msgspec.Struct, frozen=True, rename="camel"):
+    """What one rule of a kernel's packet filter did to a packet that began a connection of the journey."""
+
+    node: str
+    did: str  # mark, snat, dnat, drop, reject
+    rule: str
+    words: str = ""  # what it is for, where its names tell
+    owner: str | None = None  # kube-proxy, a network plugin …
+    namespace: str | None = None  # of the pod whose rule it is; null: the node's
+
+
 class Journey(msgspec.Struct, frozen=True, rename="camel"):
     """One client connection from its first to its last known point."""
 
@@ -126,6 +137,7 @@ class Journey(msgspec.Struct, frozen=True, rename="camel"):
     support: tuple[str, ...] = ()  # "SIP307: …": what configuration and log say for a finding
     resolved: tuple[Resolved, ...] = ()  # whom the configuration would have servers take for the client
     display_filter: str = ""  # finds its packets in Wireshark
+    rules: tuple[RuleSaid, ...] = ()  # what the kernel said of its own rules, where it was asked
 
 
 class Finding(msgspec.Struct, frozen=True, rename="camel"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from analysis import paths
 from analysis.addresses import PROTOCOL_NAMES, PROTOCOLS, AddressBook, text
-from analysis.blame import Mechanism
+from analysis.blame import CODES, Mechanism
 from analysis.claims import address_in
 from analysis.display_filter import display_filter
 from analysis.findings import CATALOGUE
@@ -15,11 +15,15 @@ from analysis.knowledge import delivered, speaks_for_others
 from analysis.mismatch import Reaction, reaction
 from analysis.recording import Recording
 from analysis.report import Capture, Client, Finding, Hop, Journey, Severity, Snat, Verdict
+from analysis.rule_blame import ends_at, told
 from analysis.trips import Connection, Trip, Word
 from analysis.verdict import Carried, Header, Named
 
 #: Findings that other faults would look like as well, as long as no configuration or log speaks for them.
 AMBIGUOUS = frozenset({"SIP302", "SIP307", "SIP308", "SIP309", "SIP310", "SIP312"})
+
+#: Findings about what a rule did: the rule stands beside their evidence, where the kernel named it.
+_BY_RULES = frozenset(CODES.values()) | {"SIP422", "SIP424"}
 
 EVIDENCE_SHOWN = 5  # examples under one finding; the journeys themselves hold the rest
 
@@ -31,6 +35,8 @@ def journey_of(outcome: Outcome, context: Context) -> Journey:
     kept = trip.target.service.key if trip.target else None
     walked = paths.hops(connection, taps, context.book)
     protocol = PROTOCOL_NAMES.get(trip.leg.protocol, str(trip.leg.protocol))
+    if (end := ends_at(trip, context.rules)) is not None:
+        walked += (paths.ended(walked[-1], end),)
     return Journey(
         id="",
         protocol=protocol,
@@ -53,6 +59,7 @@ def journey_of(outcome: Outcome, context: Context) -> Journey:
         support=tuple(f"{entry.code}: {entry.text}" for entry in outcome.support),
         resolved=outcome.resolved,
         display_filter=display_filter(protocol, walked),
+        rules=told(connection, context.rules) if context.rules else (),
     )
 
 
@@ -169,7 +176,9 @@ def stranded(trip: Trip, context: Context) -> Journey:
 def _shape(outcome: Outcome, hops: Sequence[Hop]) -> str:
     """What two journeys share when they took the same path: places, points, changes and blame."""
     walked = " ".join(
-        f"{hop.node}/{hop.interface}/{hop.point}/{''.join(word[0] for word in hop.changed)}" for hop in hops
+        f"{hop.node}/{hop.interface}/{hop.point}/{''.join(word[0] for word in hop.changed)}"
+        for hop in hops
+        if hop.evidence != "rule"
     )
     blamed = ",".join(entry.mechanism for entry in outcome.blames)
     return f"{outcome.judgement.verdict} {outcome.judgement.reason} | {walked} | {blamed} | {outcome.codes}"
@@ -207,7 +216,7 @@ def _finding(code: str, journeys: Sequence[Journey], count: int) -> Finding:
         for line in journey.support
         if line.startswith(f"{code}: ")
     ]
-    shown = [_evidence(journey) for journey in journeys[: EVIDENCE_SHOWN - bool(supported)]] + supported
+    shown = [_evidence(journey, code) for journey in journeys[: EVIDENCE_SHOWN - bool(supported)]] + supported
     return Finding(
         code=code,
         severity=definition.severity,
@@ -221,12 +230,17 @@ def _finding(code: str, journeys: Sequence[Journey], count: int) -> Finding:
     )
 
 
-def _evidence(journey: Journey) -> str:
+def _evidence(journey: Journey, code: str) -> str:
     """One line that points at the place in one journey."""
     for snat in journey.snat:
         place = f" at {snat.node}" if snat.node else ""
         came = f"{snat.from_} became {snat.to}" if snat.from_ else f"the source is {snat.to}"
-        return f"{journey.id}: {came}{place}"
+        return f"{journey.id}: {came}{place}" + (
+            f" by {snat.rule}" if snat.rule and code in _BY_RULES else ""
+        )
+    if journey.hops[-1].evidence == "rule":
+        end = journey.hops[-1]
+        return f"{journey.id}: {end.source} to {end.destination} at {end.node}: {end.note}"
     last = next(
         (hop for hop in reversed(journey.hops) if hop.evidence in {"packet", "conntrack"}), journey.hops[-1]
     )
@@ -247,7 +261,26 @@ def _capture_findings(recording: Recording, capture: Capture) -> list[Finding]:
     ]
     if cut:
         codes.append(("SIP903", cut))
+    if untraced := _untraced(recording):
+        codes.append(("SIP423", untraced))
     return [_told(code, lines) for code, lines in codes]
+
+
+def _untraced(recording: Recording) -> list[str]:
+    """Where rules were to be traced and were not, or not for all packets."""
+    last = {(node, state.namespace): state for node, state in recording.tracings}
+    lines = []
+    for (node, namespace), state in last.items():
+        where = f"{node}, pod namespace {namespace}" if namespace else node
+        if state.refused:
+            lines.append(f"{where}: {state.refused}")
+        elif state.overrun:
+            lines.append(f"{where}: the kernel told of more than could be read")
+        elif state.full:
+            lines.append(
+                f"{where}: only the first {state.limit} packets were traced; --trace-limit allows more"
+            )
+    return lines
 
 
 def _told(code: str, lines: Sequence[str]) -> Finding:

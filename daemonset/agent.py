@@ -132,6 +132,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         trace=arguments.trace_rules,
         rules=arguments.rules or arguments.once,
         sample=arguments.sample,
+        trace_ports=_flat(arguments.trace_port),
     )
 
 
@@ -161,6 +162,7 @@ def parser() -> argparse.ArgumentParser:
     for name, what in (
         ("--port", "of the Service, on any side of NAT (default: all TCP)"),
         ("--health-port", "where health checks are answered; their HTTP heads are kept"),
+        ("--trace-port", "that --trace-rules is about (default: those of --port)"),
     ):
         parser.add_argument(
             name,

@@ -72,8 +72,9 @@ _FOUR_PORTS_AT = _offset(NAT, "orig_sport")
 class Options:
     """What to capture. `ports` are the Service's on all sides of NAT; none: all TCP.
 
-    `trace`: of how many packets the kernel is to name the rules that they meet; 0: of none.
     `rules`: tell the node's packet filter as a whole. `limit`: after so many bytes the capture ends; 0: never.
+    `trace`: of how many packets the kernel is to name the rules that they meet, 0: of none; `trace_ports`: their
+    destination ports, none: `ports`.
     """
 
     node: str
@@ -90,6 +91,7 @@ class Options:
     sample: int = 1  # of so many TCP connections one, by its initial sequence number
     limit: int = 0
     rules: bool = False
+    trace_ports: tuple[int, ...] = ()
 
 
 class Stream:
@@ -222,7 +224,9 @@ class Capture:
         taps = NodeTaps(self._options.node, self._options.role, stream.announce)
         hub = Hub(taps.find, self.wake)
         if self._options.trace:
-            self._tracers = Tracers(self._options.ports, self._options.trace, stream.tell)
+            self._tracers = Tracers(
+                self._options.trace_ports or self._options.ports, self._options.trace, stream.tell
+            )
             self._tracers.add_node()
         watch = Watch(
             hub, taps, self._open_in_pod, lambda said: self._survey(stream, said), pods=self._options.pods

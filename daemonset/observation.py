@@ -352,8 +352,8 @@ class Bye(msgspec.Struct, frozen=True, tag="bye"):
 class Tracing(msgspec.Struct, frozen=True, tag="tracing"):
     """Whether the kernel names the rules that packets meet in one network namespace, and how; said again at the end.
 
-    `refused` says why it does not. `packets` of at most `limit` were traced so far; with `overrun`, the kernel named
-    more than could be read.
+    `refused` says why it does not. `packets` were traced so far, at most `limit` that arrived and as many that began
+    there; with `full`, one of the two is reached. With `overrun`, the kernel named more than could be read.
     """
 
     namespace: str = ""  # a pod's, by its inode; "": the node's own
@@ -363,6 +363,7 @@ class Tracing(msgspec.Struct, frozen=True, tag="tracing"):
     packets: int = 0
     overrun: bool = False
     time: int = 0
+    full: bool = False
 
 
 class Rule(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ from analysis.forgery import claimed_addresses, plain_address
 from analysis.ingress import IngressRecord
 from analysis.report import Journey, Report
 from probe.agents.lab import LabSource
+from probe.agents.tracing import trace_arguments
 from probe.ask import Question, ask_in_lab, lab_orders
 from probe.folder import Meta
 from probe.lab import Answer, Lab, ProxyMode, Scenario
@@ -59,6 +60,7 @@ def play(
     linger: float = 0.0,
     clients: tuple[str, ...] = (),
     sample: int = 1,
+    trace: int = 0,
     progress: Callable[[str], None],
 ) -> Played:
     """Build the scenario's cluster, watch it everywhere, send its requests, judge. Raises ProbeError.
@@ -66,6 +68,7 @@ def play(
     A `question` is asked instead of the scenario's own requests. `ingress` is asked for configurations and logs
     when all has been sent. `linger` is how many seconds to go on watching after the last answer. Ctrl-C ends the
     watching only. `clients`: the report is about these alone. `sample` N: of N TCP connections one is watched.
+    `trace`: of how many packets on each node the kernel is to name the rules that they meet.
     """
     orders = lab_orders(question, make_plan(scenario, proxy_mode)) if question is not None else []
     answers: list[Answer] = []
@@ -99,7 +102,8 @@ def play(
             clients=clients,
         )
         ports = {*watched_ports(facts, scenario), *(order.port for order in orders)}
-        source = LabSource(lab, sorted(ports), sample, rules=record is not None)
+        tracing = trace_arguments(trace, ports, facts)
+        source = LabSource(lab, sorted(ports), sample, rules=record is not None, tracing=tracing)
         session = capture(source, requests, facts=facts, meta=meta, record=record, progress=progress)
         plan = lab.plan
     progress("judging")

@@ -40,7 +40,7 @@ from daemonset.node.nfnetlink import (
     u64,
 )
 from daemonset.node.nft_rules import parse_rule, sets_trace
-from daemonset.node.nft_table import TABLE, table_orders
+from daemonset.node.nft_table import CHOOSE_ARRIVING, CHOOSE_LEAVING, TABLE, table_orders
 from daemonset.node.nft_trace import FAMILIES, Header, TraceEvent, TraceType, parse_trace
 from daemonset.observation import Rule, RuleHit, RuleHits, TracedRules, Tracing
 
@@ -75,7 +75,7 @@ class Tracer:
     def __init__(self, ports: Iterable[int], packets: int = DEFAULT_PACKETS, namespace: str = "") -> None:
         self.namespace = namespace
         self._limit = packets
-        self._packets = 0
+        self._marked = {CHOOSE_ARRIVING: 0, CHOOSE_LEAVING: 0}
         self._overrun = False
         self._told = 0
         self._sequence = 1
@@ -124,9 +124,10 @@ class Tracer:
             namespace=self.namespace,
             mechanism=MECHANISM,
             limit=self._limit,
-            packets=self._packets,
+            packets=sum(self._marked.values()),
             overrun=self._overrun,
             time=time.time_ns(),
+            full=max(self._marked.values()) >= self._limit,
         )
 
     def read(self) -> list[TracedRules | RuleHits]:
@@ -138,7 +139,7 @@ class Tracer:
             hit = self._hit(event, now)
             if hit is None:
                 continue
-            if self._told >= self._limit * _HITS_A_PACKET:
+            if self._told >= 2 * self._limit * _HITS_A_PACKET:
                 self._overrun = True
                 break
             self._told += 1
@@ -167,19 +168,20 @@ class Tracer:
 
     def _hit(self, event: TraceEvent, now: int) -> RuleHit | None:
         """The hit of an event; None for what tells nothing: our own rules, ends of chains, policies that accept."""
+        if event.table == TABLE:
+            if event.chain in self._marked and event.type is TraceType.RULE and event.handle:
+                self._marked[event.chain] += 1
+            return None
         if event.header is not None:
-            before = self._headers.get(event.packet)
-            if before is None or (before.seq, before.protocol) != (event.header.seq, event.header.protocol):
-                self._packets += 1
             self._headers[event.packet] = event.header
             self._headers.move_to_end(event.packet)
-            if len(self._headers) > self._limit:
+            if len(self._headers) > 2 * self._limit:
                 self._headers.popitem(last=False)
         # The end of a chain is told like a rule, without a number.
         by_rule = event.type is TraceType.RULE and event.handle
         deciding = by_rule or (event.type is TraceType.POLICY and event.verdict == "drop")
         header = self._headers.get(event.packet)
-        if not deciding or header is None or event.table == TABLE:
+        if not deciding or header is None:
             return None
         return RuleHit(
             time=now,

@@ -3,9 +3,10 @@
     table inet client-ip-probe {
       flags owner
       set ports { type inet_service; elements = { … } }
-      chain choose { limit rate 1/week burst N packets meta nftrace set 1 }
-      chain arriving { type filter hook prerouting priority -350; … jump choose }
-      chain leaving { type filter hook output priority -350; … jump choose }
+      chain choose-arriving { limit rate 1/week burst N packets meta nftrace set 1 }
+      chain choose-leaving { limit rate 1/week burst N packets meta nftrace set 1 }
+      chain arriving { type filter hook prerouting priority -350; … jump choose-arriving }
+      chain leaving { type filter hook output priority -350; … jump choose-leaving }
     }
 
 where … is `tcp flags & (fin | syn | rst | ack) == syn th dport @ports`, and the same for UDP. Pure: answers with the
@@ -15,7 +16,8 @@ Rules of this file:
 
 1. The owner flag ties the table to the netlink socket that made it: when that closes, for whatever reason, the kernel
    takes the table away (Linux 5.12). A kernel that does not know the flag refuses the whole transaction.
-2. The bound is the kernel's: after N packets nothing is marked any more, whether or not anybody listens.
+2. The bound is the kernel's: after N packets nothing is marked any more, whether or not anybody listens. What begins
+   on the node itself has a bound of its own, or a kubelet's probes would use up the clients'.
 3. Nothing but `meta nftrace` is ever set, and no packet is held up: both base chains accept what they do not mark.
 """
 
@@ -47,7 +49,11 @@ _TCP, _UDP = 6, 17
 _SYN, _OF = 0x02, 0x17  # SYN of FIN, SYN, RST, ACK
 _WEEK = 604_800  # seconds
 _PORT_TYPE = 13  # nft's own number of inet_service, which `nft list` shows the set by
-_SET, _CHOOSE = "ports", "choose"
+_SET = "ports"
+
+#: The chains that mark, by what for; each mark is one packet that is traced.
+CHOOSE_ARRIVING, CHOOSE_LEAVING = "choose-arriving", "choose-leaving"
+_CHAINS = ((CHOOSE_ARRIVING, "arriving", _PREROUTING), (CHOOSE_LEAVING, "leaving", _OUTPUT))
 _MOST_ELEMENTS = 1000  # in one message: an attribute holds 64 KiB
 
 _VERDICT_REGISTER, _REGISTER = 0, 1
@@ -56,29 +62,29 @@ _META_L4PROTO, _META_NFTRACE = 16, 12  # NFT_META_*
 
 
 def table_orders(ports: Iterable[int], packets: int) -> list[Order]:
-    """Everything that makes the table. No ports: all of TCP, and no UDP. `packets`: how many are marked at most."""
+    """What makes the table. No ports: all of TCP, no UDP. `packets`: how many are marked at most, each way."""
     wanted = sorted(set(ports))
     return [
         Order(_NEWTABLE, CREATE | EXCLUSIVE, INET, name(1, TABLE) + u32(2, _OWNER)),
         *(_port_set(wanted) if wanted else ()),
-        _chain(_CHOOSE),
-        _rule(
-            _CHOOSE,
-            _limit(packets),
-            _immediate(b"\1"),
-            _expression("meta", u32(2, _META_NFTRACE), u32(3, _REGISTER)),
-        ),
-        _chain("arriving", _PREROUTING),
-        _chain("leaving", _OUTPUT),
         *(
-            rule
-            for chain in ("arriving", "leaving")
-            for rule in (
-                _rule(chain, *_protocol(_TCP), *_begins(), *(_port() if wanted else ()), _jump()),
-                *([_rule(chain, *_protocol(_UDP), *_port(), _jump())] if wanted else ()),
-            )
+            order
+            for choose, base, hook in _CHAINS
+            for order in _chains(choose, base, hook, packets, bool(wanted))
         ),
     ]
+
+
+def _chains(choose: str, base: str, hook: int, packets: int, ports: bool) -> list[Order]:
+    """A chain that marks, and the base chain that chooses for it."""
+    mark = _expression("meta", u32(2, _META_NFTRACE), u32(3, _REGISTER))
+    orders = [
+        _chain(choose),
+        _rule(choose, _limit(packets), _immediate(b"\1"), mark),
+        _chain(base, hook),
+        _rule(base, *_protocol(_TCP), *_begins(), *(_port() if ports else ()), _jump(choose)),
+    ]
+    return [*orders, _rule(base, *_protocol(_UDP), *_port(), _jump(choose))] if ports else orders
 
 
 def _port_set(ports: list[int]) -> list[Order]:
@@ -144,6 +150,6 @@ def _immediate(value: bytes) -> bytes:
     return _expression("immediate", u32(1, _REGISTER), nested(2, attribute(1, value)))
 
 
-def _jump() -> bytes:
-    verdict = nested(2, u32(1, _JUMP), name(2, _CHOOSE))
+def _jump(chain: str) -> bytes:
+    verdict = nested(2, u32(1, _JUMP), name(2, chain))
     return _expression("immediate", u32(1, _VERDICT_REGISTER), nested(2, verdict))

@@ -73,13 +73,23 @@ class LabSource:
 
     ports: what the kernel filter passes, whichever side of NAT they stand on. sample N: of N TCP connections one.
     rules: whether agents tell the packet filter of their place as a whole.
+    tracing: what agents are told of tracing the rules that packets meet; clients have none.
     """
 
-    def __init__(self, lab: Lab, ports: Sequence[int], sample: int = 1, *, rules: bool = False) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        ports: Sequence[int],
+        sample: int = 1,
+        *,
+        rules: bool = False,
+        tracing: Sequence[str] = (),
+    ) -> None:
         self._lab = lab
         self._sample = sample
         self._ports = ports
         self._rules = rules
+        self._tracing = tracing
 
     def start(self) -> Sequence[Agent]:
         """Start them all. Raises LabError."""
@@ -99,6 +109,7 @@ class LabSource:
         command += [part for port in self._ports for part in ("--port", str(port))]
         command += ["--sample", f"1/{self._sample}"] if self._sample > 1 else []
         command += ["--rules"] if self._rules else []
+        command += self._tracing if place.role != "client" else ()
         complaints = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the agent does
         process = self._lab.spawn(place.name, command, stdout=PIPE, stderr=complaints.fileno())
         return LabAgent(place.name, process, complaints)

@@ -26,6 +26,7 @@ from analysis.ingress import IngressRecord
 from analysis.report import Report
 from daemonset.wire import Frame
 from probe.agents.kubernetes import SILENCE, KubernetesSource
+from probe.agents.tracing import trace_arguments
 from probe.cluster.cleanup import Item, Leftover, await_gone, find, items_of, request_removal
 from probe.cluster.client import Api, NotAllowedError
 from probe.cluster.counting import Counts
@@ -77,6 +78,7 @@ class Wish:
     max_bytes: int = MAX_BYTES
     max_flows: int = MAX_FLOWS
     max_packets: int = MAX_PACKETS
+    trace: int = 0  # packets of which rules are named, on each node
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,11 +286,14 @@ def _watch(scene: _Scene, asking: Asking | None, ingress: Callable[[], IngressRe
         kubernetes=".".join(map(str, api.version())),
     )
     counts = Counts(wish.max_flows, wish.max_packets)
+    tracing = trace_arguments(wish.trace, prepared.ports, gathered.facts)
     source = KubernetesSource(
         api,
         where,
         roll,
-        command=lambda node: agent_command(node, prepared.ports, wish.sample, rules=wish.record is not None),
+        command=lambda node: agent_command(
+            node, prepared.ports, wish.sample, rules=wish.record is not None, tracing=tracing
+        ),
         obituary=lambda node: obituary(api, where.namespace, roll.pods[node], node),
     )
 
@@ -360,9 +365,11 @@ def _wait(wish: Wish, source: KubernetesSource, counts: Counts, so_far: SoFar, t
         asleep.wait(min(_TICK, ends - now))
 
 
-def agent_command(node: str, ports: Sequence[int], sample: int = 1, *, rules: bool = False) -> list[str]:
-    """How an agent is started in its pod."""
+def agent_command(
+    node: str, ports: Sequence[int], sample: int = 1, *, rules: bool = False, tracing: Sequence[str] = ()
+) -> list[str]:
+    """How an agent is started in its pod; `tracing`: what it is told of tracing rules."""
     command = ["python3", "-m", "daemonset.agent", "--node", node, "--heads", "--lifeline", str(SILENCE)]
     command += ["--sample", f"1/{sample}"] if sample > 1 else []
     command += ["--rules"] if rules else []
-    return [*command, *(part for port in ports for part in ("--port", str(port)))]
+    return [*command, *(part for port in ports for part in ("--port", str(port))), *tracing]

@@ -46,6 +46,8 @@ MAX_COUNT = 500
 
 #: The N of the smallest sample, 1/N (`daemonset.taps.sampling`, which needs numpy).
 MOST_SAMPLED = 1 << 16
+#: Packets on each node of which --trace-rules names the rules, and at most (`daemonset.node.nat_rules`).
+DEFAULT_TRACED, MAX_TRACED = 64, 10_000
 
 
 def capture(
@@ -168,6 +170,24 @@ def capture(
             "times.",
         ),
     ] = None,
+    trace_rules: Annotated[
+        bool,
+        typer.Option(
+            "--trace-rules",
+            help="Let the kernels name the very rules that replace addresses or drop packets: a table of our own marks "
+            "packets that begin connections, and goes away with the agent whatever ends it.",
+        ),
+    ] = False,
+    trace_limit: Annotated[
+        int | None,
+        typer.Option(
+            "--trace-limit",
+            min=1,
+            max=MAX_TRACED,
+            metavar="N",
+            help=f"Of how many packets on each node --trace-rules names the rules. [{DEFAULT_TRACED}]",
+        ),
+    ] = None,
     record: Annotated[
         Path | None,
         typer.Option(
@@ -208,10 +228,10 @@ def capture(
         target, namespace, selector, nodes, tuple(port or ()), image, keep, wait, debug=bool(debug_node)
     )
     chosen = chosen._replace(privileged=privileged)
-    clients, part = clients_option(from_ip), _sample(sample)
+    clients, part, trace = clients_option(from_ip), _sample(sample), _trace(trace_rules, trace_limit)
     files = Files(write, show, markdown, junit, html)
     if lab is None:
-        watched = _Watched(seconds, record, clients, part)
+        watched = _Watched(seconds, record, clients, part, trace)
         _on_cluster(chosen, context, kubeconfig, watched, question, ingress, form, files, dry_run=dry_run)
         return
     if chosen != _Chosen() or context is not None or kubeconfig is not None or dry_run:
@@ -233,6 +253,7 @@ def capture(
         linger=seconds or 0.0,
         clients=clients,
         sample=part,
+        trace=trace,
         progress=progress,
     )
     if record is not None:
@@ -262,6 +283,7 @@ class _Watched(NamedTuple):
     record: Path | None
     clients: tuple[str, ...]
     sample: int
+    trace: int
 
 
 def _on_cluster(
@@ -289,6 +311,7 @@ def _on_cluster(
             selection = replace(selection, namespace=api.namespace)
         wish = Wish(selection, nodes=chosen.nodes, ports=chosen.ports, keep=chosen.keep, debug=chosen.debug)
         wish = replace(wish, record=watched.record, clients=watched.clients, sample=watched.sample)
+        wish = replace(wish, trace=watched.trace)
         wish = wish if watched.seconds is None else replace(wish, duration=watched.seconds)
         wish = replace(wish, privileged=chosen.privileged)
         wish = wish if wait is None else replace(wish, wait=wait)
@@ -317,6 +340,13 @@ def _sample(text: str | None) -> int:
             f"--sample {text!a}: give 1/N with N a power of two up to {MOST_SAMPLED}, such as 1/16"
         )
     return size
+
+
+def _trace(wanted: bool, limit: int | None) -> int:
+    """Of how many packets rules are traced. Raises UsageError."""
+    if not wanted and limit is not None:
+        raise UsageError("--trace-limit says how much --trace-rules traces; give --trace-rules too")
+    return (limit or DEFAULT_TRACED) if wanted else 0
 
 
 def _question(send: str | None, count: int, spoof: list[str]) -> Question | None:

@@ -42,6 +42,8 @@ class Row:
             return SAID[first.point]
         if first.evidence == "conntrack":
             return "kernel NAT"
+        if first.evidence == "rule":
+            return "kernel rule"
         kinds = [kind for kind, _ in groupby(hop.tap or hop.point for hop in self.hops)]
         if len(self.hops) > 1:
             return ", ".join(kinds)

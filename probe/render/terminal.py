@@ -166,6 +166,9 @@ def _reasons(paper: Paper, journey: Journey) -> None:
     for snat in journey.snat:
         # Below a header or a field that carries the client, a replaced packet source does no harm.
         paper.sentence("Also" if journey.verdict is Verdict.PRESERVED else "Who ", _who(snat))
+        if snat.rule:
+            paper.sentence("Rule", snat.rule)
+    _rules(paper, journey)
     for line in servers(journey):
         paper.sentence("Who ", line)
     if journey.confidence in {"medium", "low"}:
@@ -180,8 +183,20 @@ def _reasons(paper: Paper, journey: Journey) -> None:
         paper.sentence("Filt", journey.display_filter)
 
 
+def _rules(paper: Paper, journey: Journey) -> None:
+    """What the rules are for that the kernel named; `wide`, all of them as they stand."""
+    label = "    " if any(snat.rule for snat in journey.snat) else "Rule"
+    for said in journey.rules:
+        inside = f", in the pod with network namespace {said.namespace}," if said.namespace else ""
+        if paper.wide:
+            paper.sentence("Rule", f"{said.node}{inside} {said.did}: {said.rule}")
+        plain = said.did == "dnat" or (said.did == "snat" and said.owner == "kube-proxy")
+        if said.words and not plain:
+            paper.sentence(label, said.words)
+
+
 def _who(snat: Snat) -> str:
-    who = [snat.node, snat.mechanism or "something", f"rule {snat.rule}" if snat.rule else None]
+    who = [snat.node, snat.mechanism or "something"]
     became = f"{snat.from_} became {snat.to}" if snat.from_ else f"the source is {snat.to}"
     return f"{', '.join(part for part in who if part)}: {became}"
 

@@ -14,7 +14,8 @@ from analysis.checks.catalogue import BY_CODE as CHECKS
 from analysis.facts import Facts, Pod
 from analysis.findings import CATALOGUE
 from analysis.report import Report
-from daemonset.observation import TcpFlag
+from daemonset.observation import TcpFlag, Tracing
+from tests.analysis.rule_stories import MARK, MASQUERADE, Said, with_rules, with_tracing
 from tests.analysis.story import NODES, PODS, Story, cluster
 from tests.analysis.test_chain import CHAIN_STORIES, application_in_doubt, misconfigured
 from tests.analysis.test_stories import (
@@ -106,6 +107,15 @@ def cut_off() -> Report:
     recording = story.recording()
     streams = (dataclasses.replace(recording.streams[0], truncated="cut after 9 packets"),)
     return analyze(dataclasses.replace(recording, streams=streams), story.facts)
+
+
+def by_a_rule(policy: str, *said: Said) -> Report:
+    return with_rules(Story(cluster(policy)).connection(REMOTE), "node1", (C, POD), *said)
+
+
+def stopped_by_a_rule() -> Report:
+    story = Story(cluster()).syn([("nic:node1/eth0", C, NODE_PORT)], isn=7_000)
+    return with_rules(story, "node1", (C, NODE_PORT), Said("ip filter INPUT", "drop"))
 
 
 def disagreeing() -> Report:
@@ -203,6 +213,10 @@ STORIES: dict[str, Callable[[], Report]] = {
     "SIP403": lambda: Story(cluster("Cluster")).connection(LOCAL).report(),
     "SIP404": draining,
     "SIP432": lambda: Story(cluster("Local")).connection(REMOTE).report(),
+    "SIP421": lambda: by_a_rule("Cluster", Said("ip nat POSTROUTING", "masquerade")),
+    "SIP422": stopped_by_a_rule,
+    "SIP423": lambda: with_tracing(Story(cluster()).connection(REMOTE), Tracing(refused="others trace")),
+    "SIP424": lambda: by_a_rule("Local", MARK, MASQUERADE),
     "SIP901": dropped,
     "SIP902": lambda: Story(cluster()).connection(REMOTE).report(),
     "SIP903": cut_off,

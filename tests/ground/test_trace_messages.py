@@ -123,10 +123,11 @@ def test_the_table_of_our_own_belongs_to_its_socket_and_sets_nothing_but_the_tra
         read for message in found if (read := parse_rule(message._replace(data=_with_handle(message.data))))
     ]
     assert [(each.chain, each.action) for each in rules] == [
-        ("choose", "trace"), ("arriving", "jump"), ("arriving", "jump"), ("leaving", "jump"), ("leaving", "jump"),
+        ("choose-arriving", "trace"), ("arriving", "jump"), ("arriving", "jump"),
+        ("choose-leaving", "trace"), ("leaving", "jump"), ("leaving", "jump"),
     ]  # fmt: skip
-    assert rules[1].text == "meta l4proto tcp @2,13,1 0x2/0x17 dport @ports jump choose"
-    assert rules[2].text == "meta l4proto udp dport @ports jump choose"
+    assert rules[1].text == "meta l4proto tcp @2,13,1 0x2/0x17 dport @ports jump choose-arriving"
+    assert rules[2].text == "meta l4proto udp dport @ports jump choose-arriving"
 
 
 def _with_handle(data: bytes) -> bytes:
