@@ -104,14 +104,16 @@ def remove(api: Api, items: Iterable[Item], progress: Progress, within: float = 
 
 
 def request_removal(api: Api, items: Sequence[Item]) -> list[str]:
-    """Ask for the deletion of each. What was refused, in words."""
-    troubles = []
+    """Ask for the deletion of each. What was refused, in words; what goes with its namespace was not."""
+    troubles: list[tuple[Item, str]] = []
     until = time.monotonic() + ASK_WITHIN
     for item in items:
         trouble = _delete(api, item, until)
         if trouble is not None:
-            troubles.append(f"{item}: {trouble}")
-    return troubles
+            troubles.append((item, trouble))
+    refused = {item for item, _ in troubles}
+    going = {item.name for item in items if item.resource == NAMESPACES and item not in refused}
+    return [f"{item}: {trouble}" for item, trouble in troubles if item.namespace not in going]
 
 
 def _delete(api: Api, item: Item, until: float) -> str | None:

@@ -100,6 +100,7 @@ def test_a_node_that_is_not_there(stage: Stage) -> None:
         ("create", "namespaces", "may-install"),
         ("create", "serviceaccounts", "may-install"),
         ("create", "daemonsets", "may-install"),
+        ("list", "pods", "may-look"),
         ("watch", "pods", "may-look"),
         ("get", "pods/exec", "may-install"),
     ],
@@ -110,6 +111,32 @@ def test_what_is_not_allowed_is_named_with_the_role_that_allows_it(
     stage.faults.forbidden.add((verb, resource))
     refused(stage.start(*CAPTURE).ending(), 5, verb, resource, role)
     assert stage.double.left() == [], "what was created before that is taken away"
+
+
+@pytest.mark.parametrize(
+    ("resource", "what"),
+    [
+        ("endpointslices", "where the Service leads"),
+        ("configmaps", "what proxies are told"),
+        ("daemonsets", "how kube-proxy is started"),
+    ],
+)
+def test_what_may_not_be_looked_at_is_told_and_the_capture_goes_on(
+    stage: Stage, resource: str, what: str
+) -> None:
+    stage.faults.forbidden.add(("list", resource))
+    ending = stage.start(*CAPTURE, "-o", "json").ending()
+    assert f"you may not list {resource} in namespace " in ending.err
+    assert f"{what} is not known" in ending.err
+    assert ending.json["capture"]["complete"] is True
+    assert stage.double.left() == []
+
+
+def test_what_goes_with_its_namespace_needs_no_permission_of_its_own(stage: Stage) -> None:
+    stage.faults.forbidden.add(("delete", "serviceaccounts"))
+    ending = stage.start(*CAPTURE, "-o", "json").ending()
+    assert "left on the cluster" not in ending.err
+    assert stage.double.left() == []
 
 
 def test_who_may_not_delete_is_told_what_stays(stage: Stage) -> None:
