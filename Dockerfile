@@ -1,5 +1,5 @@
 # The agents' image: an interpreter, four packages and the ground floor. No shell, no package manager, no compiler,
-# no Kubernetes client.
+# no Kubernetes client. Nor nft or iptables: the agent asks the kernel for its rules over netlink.
 #
 #   docker build -t REGISTRY/client-ip-probe:0.1.0 .
 #   docker buildx build --platform linux/amd64,linux/arm64 --sbom=true --provenance=true \
@@ -25,7 +25,7 @@ COPY daemonset ./daemonset
 RUN python3 daemonset/image/collect.py --packages packages --agent daemonset /image
 
 # What was left out is not missed, on this architecture neither.
-RUN PYTHONPATH=/agent chroot /image /usr/local/bin/python3 -B -c "import daemonset.agent, daemonset.capture, daemonset.idle, pyroute2"
+RUN PYTHONPATH=/agent chroot /image /usr/local/bin/python3 -B -c "import daemonset.agent, daemonset.capture, daemonset.idle, daemonset.once, pyroute2"
 
 FROM scratch
 ARG VERSION=0.1.0
