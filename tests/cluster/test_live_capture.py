@@ -23,8 +23,9 @@ def test_a_capture_on_a_cluster_judges_as_the_lab_does(
 ) -> None:
     stage = lab_stage(scenario)
     running = stage.start(
-        "capture", "svc/web", "--duration", "60s", "--record", tmp_path / "session", "-o", "json"
-    )
+        "capture", "svc/web", "--duration", "60s", "--record", tmp_path / "session", "-o", "json",
+        "-w", tmp_path / "all.pcapng",
+    )  # fmt: skip
     running.until("watching for")
     answers = stage.lab.send()
     assert not any(answer.wrong for answer in answers)
@@ -41,6 +42,9 @@ def test_a_capture_on_a_cluster_judges_as_the_lab_does(
     assert stage.double.left() == [], "something is left on the cluster"
     later = ended(start("analyze", tmp_path / "session", "-o", "json"))
     assert later.json == report, "the recording is judged as the capture was"
+    packets = (tmp_path / "all.pcapng").read_bytes()
+    for journey in report["journeys"]:
+        assert packets.count(f"journey {journey['id']}: {verdict}".encode()) > 10
     session = json.loads((tmp_path / "session" / "session.json").read_text())
     assert set(session["clocks"]) == {"node1", "node2", "node3"}
 
