@@ -82,6 +82,22 @@ def test_a_sample_of_one_client_is_the_same_on_all_nodes_and_judged_as_the_whole
     assert others.json["capture"]["otherClients"] == len(journeys)
 
 
+def test_the_kernels_of_a_cluster_name_the_rules(lab_stage: Callable[[str], Stage]) -> None:
+    stage = lab_stage("cluster-remote")
+    running = stage.start("capture", "svc/web", "--duration", "60s", "--trace-rules", "-o", "json")
+    running.until("watching for")
+    answers = stage.lab.send()
+    running.until(f"{len(answers)} connections")
+    running.interrupt()
+    ending = running.ending()
+    assert ending.code == 3, ending.err
+    rules = [snat["rule"] for journey in ending.json["journeys"] for snat in journey["snat"]]
+    assert len(rules) == len(answers)
+    assert all("chain KUBE-POSTROUTING handle" in rule for rule in rules)
+    assert all("marked by table ip nat chain KUBE-EXT-" in rule for rule in rules)
+    assert "SIP423" not in {finding["code"] for finding in ending.json["findings"]}
+
+
 def test_real_agents_end_when_whoever_started_them_is_killed(lab_stage: Callable[[str], Stage]) -> None:
     stage = lab_stage("cluster-remote")
     running = stage.start("capture", "svc/web", "--duration", "60s")

@@ -7,14 +7,22 @@ do. The verdict must be the one that is reached without any trace.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
 
+from analysis.analyze import analyze
+from analysis.report import Verdict
+from probe.agents.lab import LabSource
+from probe.agents.tracing import trace_arguments
 from probe.errors import UnavailableError
-from probe.lab import ProxyMode, load_scenario
+from probe.folder import Meta
+from probe.lab import Lab, ProxyMode, load_scenario
 from probe.lab.rules import rule_texts
-from probe.play import Played, differences, play
+from probe.objects import facts_from_objects
+from probe.play import Played, differences, play, watched_ports
+from probe.session import Words, capture
 
 pytestmark = pytest.mark.lab
 
@@ -123,6 +131,30 @@ def test_nothing_is_blamed_where_nothing_was_replaced(mode: ProxyMode) -> None:
             "kube-proxy chose an endpoint, and that is all"
         )
         assert not {"SIP421", "SIP422", "SIP424"} & set(journey.findings)
+
+
+def test_a_firewall_that_comes_before_kube_proxy_is_blamed_instead_of_it() -> None:
+    scenario = load_scenario("cluster-remote")
+    with Lab.start(scenario, "iptables") as lab:
+        rule = "-t nat -I POSTROUTING 1 -p tcp --dport 8080 -j MASQUERADE"
+        assert lab.spawn("node1", ["iptables", *rule.split()]).wait(20) == 0
+        facts = facts_from_objects(lab.objects())
+        ports = watched_ports(facts, scenario)
+        source = LabSource(lab, ports, tracing=trace_arguments(64, ports, facts))
+
+        def requests() -> Words:
+            lab.send()
+            return Words()
+
+        session = capture(source, requests, facts=facts, meta=Meta(facts=facts))
+    report = analyze(session.recording, facts, service="default/web")
+    assert [journey.verdict for journey in report.journeys] == [Verdict.LOST] * 3
+    for journey in report.journeys:
+        assert "SIP421" in journey.findings
+        assert "SIP101" not in journey.findings
+        assert "chain POSTROUTING handle" in str(journey.snat[0].rule)
+    by_facts = analyze(replace(session.recording, rule_hits=()), facts, service="default/web")
+    assert all("SIP101" in journey.findings for journey in by_facts.journeys), "which facts alone would say"
 
 
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
