@@ -227,7 +227,7 @@ DEFINITIONS = (
         "Use a middleware such as werkzeug's ProxyFix with the number of proxies in front, or uvicorn's workers.",
     ),
     Definition(
-        "SIP756", Severity.ERROR, "The application believes everybody and is reached past the ingress",
+        "SIP756", Severity.ERROR, "The application believes everybody and is reached from outside",
         "Its server believes every peer (*) and its Service opens a port to the outside: anybody can choose the "
         "address "
         "that the application sees.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from analysis.checks.case import Case
 from analysis.checks.providers import Checking, checking, ip_targets
 from analysis.checks.result import Result, fine, found, not_checked, not_needed
-from analysis.checks.words import annotate, patch_service, service_name
+from analysis.checks.words import TYPE, annotate, helm, patch_service, service_name
 from analysis.facts import Policy
 
 #: What kube-proxy's server for health check node ports answers at; it takes every path, and this is the usual one.
@@ -33,7 +33,7 @@ def health_port(case: Case) -> list[Result]:
                 subject,
                 f"it is of type {service.type}",
                 commands=(patch_service(service, {"type": "LoadBalancer"}),),
-                helm=("controller.service.type=LoadBalancer",) if case.product else (),
+                helm=helm(case.product, TYPE, "LoadBalancer"),
             )
         ]
     if service.health_check_node_port:

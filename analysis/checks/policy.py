@@ -7,11 +7,9 @@ import msgspec
 from analysis.checks.case import Case, Party
 from analysis.checks.providers import ip_targets, keeps_client, sends_proxy
 from analysis.checks.result import Result, fine, found, not_checked, not_needed
-from analysis.checks.words import annotate, listed, patch_service, service_name
+from analysis.checks.words import POLICY, annotate, helm, listed, patch_service, service_name
 from analysis.expectation import Source, source_expected
 from analysis.facts import Facts, Policy, Service
-
-_LOCAL = "controller.service.externalTrafficPolicy=Local"
 
 
 def policy(case: Case) -> list[Result]:
@@ -32,6 +30,8 @@ def policy(case: Case) -> list[Result]:
         ]
     if carried := carried_by_header(case):
         return [fine("policy", f"the policy is Cluster, and {carried}", subject)]
+    if open_question := _may_be_carried(case):
+        return [not_checked("policy", open_question, subject, essential=True)]
     return [_cluster(case, subject)]
 
 
@@ -75,7 +75,7 @@ def _cluster(case: Case, subject: str) -> Result:
     if not case.facts.proxy_mode:
         by += " (nothing says who forwards here; kube-proxy is what a cluster has by default)"
     commands = (patch_service(service, {"externalTrafficPolicy": "Local"}),)
-    helm = (_LOCAL,) if case.product else ()
+    values = helm(case.product, POLICY, "Local")
     if misplaced:
         names = listed([service_name(party.service) for party in misplaced])
         away = tuple(_take_away(party) for party in misplaced)
@@ -85,11 +85,11 @@ def _cluster(case: Case, subject: str) -> Result:
             subject,
             f"{names} has externalTrafficPolicy: Local, but traffic enters by {subject}, whose policy is Cluster: {by}",
             commands=(*commands, *away),
-            helm=helm,
+            helm=values,
         )
     written = "" if case.entry.policy else ", which is what holds where nothing is written"
     return found(
-        "policy", "SIP702", subject, f"the policy is Cluster{written}: {by}", commands=commands, helm=helm
+        "policy", "SIP702", subject, f"the policy is Cluster{written}: {by}", commands=commands, helm=values
     )
 
 
@@ -126,6 +126,17 @@ def carried_by_header(case: Case) -> str:
     if all(listener.proxy_protocol for listener in case.ingress.listeners):
         return "a PROXY header, sent and expected, carries the client's address"
     return ""
+
+
+def _may_be_carried(case: Case) -> str:
+    """Why it cannot be told whether a PROXY header makes up for policy Cluster; "" where it does not."""
+    sends = sends_proxy(case.entry.service.annotations)
+    if not sends.on:
+        return ""
+    listeners = case.ingress.listeners if case.ingress is not None else ()
+    if listeners and all(listener.proxy_protocol is False for listener in listeners):
+        return ""
+    return f"the policy is Cluster, {sends.annotation} is on, and whether the header is believed is not known"
 
 
 def placement(case: Case) -> list[Result]:

@@ -9,6 +9,7 @@ from analysis.checks.providers import PASSING, reads_http, sends_proxy
 from analysis.checks.proxying import configmap
 from analysis.checks.result import Result, fine, found, not_checked, not_needed
 from analysis.checks.words import listed, patch, service_name
+from analysis.expectation import Source, source_expected
 from analysis.facts import Policy
 from analysis.ingress import Kind, Listener
 from analysis.trust.inspection import lists
@@ -82,11 +83,12 @@ def _unread_field(case: Case, listener: Listener) -> list[Result]:
 
 def peers(case: Case) -> tuple[Networks, str]:
     """Who connects to the ingress, as far as it is known, and in words; () where it is not."""
-    if case.balancers:
-        return case.balancers, "the balancer"
-    if case.facts.balancers:
-        return case.facts.balancers, "the balancer"
-    return (), ""
+    service = case.entry.service
+    masked = source_expected(service, case.facts) is Source.MASQUERADED
+    if masked and service.external and service.external_policy is Policy.CLUSTER:
+        nodes = tuple(address for node in case.facts.nodes for address in node.addresses)
+        return nodes, "a node, whose address kube-proxy puts in the place of the balancer's,"
+    return case.balancers, "the balancer"
 
 
 def _narrow(case: Case, listener: Listener) -> Result:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 
 from analysis.checks.case import Budget, Case, Workload
 from analysis.checks.result import Result, Share, fine, found, not_checked, not_needed
-from analysis.checks.words import listed, patch, patch_pods, workload_name
+from analysis.checks.words import BUDGET, REPLICAS, helm, listed, patch, patch_pods, workload_name
 from analysis.expectation import usable
 from analysis.facts import Endpoint, Node, Policy
 
@@ -74,7 +74,7 @@ def _rules(case: Case, workload: Workload) -> Result:
                 subject,
                 detail,
                 commands=(_scale(workload, 2),),
-                helm=("controller.replicaCount=3",) if case.product else (),
+                helm=helm(case.product, REPLICAS, "3"),
             )
         return not_needed("spread", f"{detail}, and the policy is not Local", subject)
     by_host = [each for each in workload.spreads if each.key == HOSTNAME]
@@ -256,7 +256,7 @@ def disruption(case: Case) -> list[Result]:
                 workload_name(workload),
                 f"{workload.replicas} replicas and no budget",
                 commands=(command,),
-                helm=("controller.minAvailable=1",) if case.product else (),
+                helm=helm(case.product, BUDGET, "1"),
             )
         ]
     if stuck := next((each for each in budgets if _forbids(each, workload.replicas or 0)), None):

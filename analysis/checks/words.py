@@ -43,6 +43,30 @@ def annotate(service: Service, key: str, value: str) -> str:
     return f"kubectl -n {service.namespace} annotate --overwrite svc {service.name} {written}"
 
 
+#: Where a chart keeps what is set, by product: (policy, type, replicas, budget).
+_CHARTS = {
+    "ingress-nginx": (
+        "controller.service.externalTrafficPolicy", "controller.service.type", "controller.replicaCount",
+        "controller.minAvailable",
+    ),
+    "Traefik": ("service.spec.externalTrafficPolicy", "service.type", "deployment.replicas", ""),
+    "HAProxy Kubernetes Ingress Controller": (
+        "controller.service.externalTrafficPolicy", "controller.service.type", "controller.replicaCount", "",
+    ),
+    "NGINX Ingress Controller": (
+        "controller.service.externalTrafficPolicy", "controller.service.type", "controller.replicaCount", "",
+    ),
+    "Contour": ("envoy.service.externalTrafficPolicy", "envoy.service.type", "", ""),
+}  # fmt: skip
+POLICY, TYPE, REPLICAS, BUDGET = range(4)
+
+
+def helm(product: str, what: int, value: str) -> tuple[str, ...]:
+    """A value of the product's chart, none where that is not known. `what` is one of POLICY, TYPE, REPLICAS, BUDGET."""
+    key = _CHARTS.get(product, ("",) * 4)[what]
+    return (f"{key}={value}",) if key else ()
+
+
 def listed(names: tuple[str, ...] | list[str], most: int = 4) -> str:
     """Some names, and how many more there are."""
     shown = ", ".join(names[:most])

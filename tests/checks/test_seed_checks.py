@@ -84,6 +84,25 @@ def test_a_balancer_that_may_send_headers_by_itself_is_not_accused() -> None:
     assert report.exit_code == 4, "whether both sides speak it is essential"
 
 
+def test_a_header_that_may_be_believed_makes_no_lost_address() -> None:
+    """Without its ConfigMap nobody knows whether the ingress expects the header."""
+    them = seed().drop(CONTROLLER, "spec.externalTrafficPolicy").drop(CONFIG)
+    them.annotate("service.beta.kubernetes.io/do-loadbalancer-enable-proxy-protocol", "true")
+    report = them.report()
+    assert "SIP702" not in codes(report)
+    assert "PROXY" in open_checks(report)["policy"] or "proxy" in open_checks(report)["policy"]
+    assert report.exit_code == 4
+
+
+def test_under_policy_cluster_the_ingress_meets_nodes_and_has_to_believe_those() -> None:
+    them = (
+        seed().drop(CONTROLLER, "spec.externalTrafficPolicy").set(CONFIG, "data.use-proxy-protocol", "true")
+    )
+    them.annotate("service.beta.kubernetes.io/do-loadbalancer-enable-proxy-protocol", "true")
+    assert codes(them.report()) == set()
+    assert "SIP741" in them.set(CONFIG, "data.proxy-real-ip-cidr", "10.0.0.5/32").codes()
+
+
 def test_an_ingress_whose_controller_is_not_in_the_files_leaves_it_open() -> None:
     them = Manifests([seed().the(what) for what in ("Service/web", "Deployment/web", "Ingress/web")])
     report = them.report("svc/web", "shop")
