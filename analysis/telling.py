@@ -276,6 +276,9 @@ def _untraced(recording: Recording) -> list[str]:
             lines.append(f"{where}: {state.refused}")
         elif state.overrun:
             lines.append(f"{where}: the kernel told of more than could be read")
+        elif state.unheard:
+            tables = ", ".join(state.unheard[:8])
+            lines.append(f"{where}: rules of iptables-legacy are not told (tables {tables})")
         elif state.full:
             lines.append(
                 f"{where}: only the first {state.limit} packets were traced; --trace-limit allows more"

@@ -353,7 +353,8 @@ class Tracing(msgspec.Struct, frozen=True, tag="tracing"):
     """Whether the kernel names the rules that packets meet in one network namespace, and how; said again at the end.
 
     `refused` says why it does not. `packets` were traced so far, at most `limit` that arrived and as many that began
-    there; with `full`, one of the two is reached. With `overrun`, the kernel named more than could be read.
+    there; with `full`, one of the two is reached. With `overrun`, the kernel named more than could be read. `unheard`:
+    tables of iptables-legacy, of whose rules the trace does not tell.
     """
 
     namespace: str = ""  # a pod's, by its inode; "": the node's own
@@ -364,6 +365,7 @@ class Tracing(msgspec.Struct, frozen=True, tag="tracing"):
     overrun: bool = False
     time: int = 0
     full: bool = False
+    unheard: tuple[str, ...] = ()
 
 
 class Rule(msgspec.Struct, frozen=True):

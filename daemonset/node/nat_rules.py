@@ -84,6 +84,7 @@ class Tracer:
         wanted = sorted(set(ports))
         if len(wanted) > MOST_PORTS:
             raise TraceRefusedError(f"more than {MOST_PORTS} ports to trace")
+        self._unheard = _legacy_tables()
         self._owner = _open()
         try:
             self._refuse_if_disturbing()
@@ -128,6 +129,7 @@ class Tracer:
             overrun=self._overrun,
             time=time.time_ns(),
             full=max(self._marked.values()) >= self._limit,
+            unheard=self._unheard,
         )
 
     def read(self) -> list[TracedRules | RuleHits]:
@@ -309,6 +311,15 @@ def _somebody_listens(listing: Path = Path("/proc/thread-self/net/netlink")) -> 
         if len(columns) > 3 and columns[1] == str(NETLINK_NETFILTER) and int(columns[3], 16) & _TRACE_BIT:
             return True
     return False
+
+
+def _legacy_tables(folder: Path = Path("/proc/thread-self/net")) -> tuple[str, ...]:
+    """The tables of iptables-legacy in this network namespace, which come into being with the first look at them."""
+    found: list[str] = []
+    for listing in ("ip_tables_names", "ip6_tables_names"):
+        with contextlib.suppress(OSError):  # this kernel has none, or we may not look
+            found += (folder / listing).read_text().split()
+    return tuple(sorted(set(found)))
 
 
 def _why(number: int) -> str:

@@ -186,6 +186,7 @@ def test_a_connection_that_was_answered_was_not_dropped_at_last() -> None:
     [
         (Tracing(refused="another program listens"), "node1: another program listens"),
         (Tracing("4026", refused="no"), "node1, pod namespace 4026: no"),
+        (Tracing(unheard=("nat",)), "node1: rules of iptables-legacy are not told (tables nat)"),
         (Tracing(overrun=True), "node1: the kernel told of more than could be read"),
         (
             Tracing(limit=64, packets=64, full=True),

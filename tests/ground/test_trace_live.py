@@ -167,6 +167,16 @@ def test_killed_at_any_step_nothing_stays(node: Scene, stop: str) -> None:
     assert node.run("nft", "list", "tables") == before
 
 
+@pytest.mark.skipif(shutil.which("iptables-legacy") is None, reason="iptables-legacy is not installed")
+def test_tables_of_iptables_legacy_are_known_to_be_unheard(node: Scene) -> None:
+    if node.prefix or os.geteuid() != 0:
+        pytest.skip("the kernel shows their names to root alone")
+    load(node, "nft", NFT)
+    assert ask(node, "trace", "tcp,10.9.9.9,80")["state"]["unheard"] == []
+    node.run("iptables-legacy", "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE")
+    assert ask(node, "trace", "tcp,10.9.9.9,80")["state"]["unheard"] == ["nat"]
+
+
 def test_another_session_is_not_joined_by_a_second_one(node: Scene) -> None:
     held = node.module(
         "tests.ground.trace_records", "hold", "placed", stdin=subprocess.PIPE, stdout=subprocess.PIPE
