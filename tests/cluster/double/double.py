@@ -130,6 +130,15 @@ class Double:
         result: T = self._run(do())
         return result
 
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds that is asked where the server lives."""
+
+        async def wait() -> None:
+            while not holds():
+                await asyncio.sleep(0.005)
+
+        self._run(wait())
+
     def objects(self, group_version: str, plural: str) -> list[Json]:
         """All objects of a kind as they are now."""
         return self.call(lambda: copy.deepcopy(self.store.all((group_version, plural))))
