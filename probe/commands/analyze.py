@@ -10,6 +10,7 @@ import typer
 from probe.commands.files import Files, HtmlOption, JunitOption, MarkdownOption, OpenOption, WriteOption
 from probe.commands.options import (
     AppServerOption,
+    BalancerOption,
     Format,
     FromIpOption,
     IngressConfigOption,
@@ -56,13 +57,7 @@ def analyze(
     service: Annotated[
         str | None, typer.Option(metavar="NAMESPACE/NAME", help="Judge only connections to this Service.")
     ] = None,
-    balancer: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ADDRESS|PREFIX",
-            help="An address that is a load balancer's, where the objects do not say so. May be given many times.",
-        ),
-    ] = None,
+    balancer: BalancerOption = None,
     from_ip: FromIpOption = None,
     ingress_config: IngressConfigOption = None,
     ingress_log: IngressLogOption = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from probe.commands.options import Format, OutputOption
+from probe.commands.options import BalancerOption, Format, OutputOption
 from probe.errors import UsageError
 from probe.output import put
 
@@ -45,13 +45,7 @@ def health(
     service: Annotated[
         str | None, typer.Option(metavar="NAMESPACE/NAME", help="The Service whose health checks are judged.")
     ] = None,
-    balancer: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ADDRESS|PREFIX",
-            help="An address that is a load balancer's, where the objects do not say so. May be given many times.",
-        ),
-    ] = None,
+    balancer: BalancerOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Say whether health checks keep clients from nodes that cannot serve them, and how long that took.

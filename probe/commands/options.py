@@ -94,6 +94,15 @@ ProxyModeOption = Annotated[
     ProxyMode, typer.Option("--proxy-mode", help="How the lab's nodes forward, as kube-proxy would.")
 ]
 
+BalancerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--balancer",
+        metavar="ADDRESS|PREFIX",
+        help="An address that is a load balancer's, where the objects do not say so. May be given many times.",
+    ),
+]
+
 IngressConfigOption = Annotated[
     list[Path] | None,
     typer.Option(
