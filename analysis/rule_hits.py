@@ -25,7 +25,9 @@ _SHOWN = 300  # characters of what a rule says
 _NAME = 80
 _MOST = 300  # hits of one packet that are looked at
 
-#: Node, network namespace, the kernel's number of a packet, its sequence number.
+#: Node, network namespace, the kernel's number of a packet, its sequence number. The kernel makes its number from the
+#: interface too (net/netfilter/nf_tables_trace.c), and what comes from a pod meets rules first by its port of the
+#: bridge, then by the bridge. So what has a sequence number is known by that, and the first number is 0.
 _Packet = tuple[str, str, int, int]
 
 
@@ -76,7 +78,8 @@ class RuleBook:
         self._packets: dict[_Packet, list[RuleHit]] = defaultdict(list)
         self._by_tuple: dict[tuple[int, int, str, str], dict[_Packet, None]] = defaultdict(dict)
         for node, hit in hits:
-            packet = (node, hit.namespace, hit.packet, hit.seq)
+            number = 0 if hit.protocol == PROTOCOLS["tcp"] else hit.packet
+            packet = (node, hit.namespace, number, hit.seq)
             if len(self._packets[packet]) < _MOST:
                 self._packets[packet].append(hit)
             self._by_tuple[hit.protocol, hit.seq, hit.source, hit.destination].setdefault(packet)

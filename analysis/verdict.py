@@ -193,6 +193,11 @@ def _taken(known: Known) -> Judgement:
             "a PROXY header carries the client's address, its sender's was replaced on the way, and whether the server "
             "believes a header from there was not seen"
         )
+    if not known.delivered:
+        return _unsure(
+            "a PROXY header carries the client's address, but the connection was not seen at its endpoint, so its "
+            "sender's address may have been replaced on the way, and with it the server's belief"
+        )
     return Judgement(
         Verdict.PRESERVED,
         "medium",

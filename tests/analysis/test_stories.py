@@ -577,3 +577,13 @@ def test_a_connection_that_comes_back_to_its_node_is_told_in_the_order_of_its_tr
     assert [(snat.node, snat.to) for snat in journey.snat] == [("node1", out), ("node2", masked)]
     assert [hop.node for hop in journey.hops] == ["node1", "node1", "node2", "node2", "node1", "node1"]
     assert journey.seen_by_app == N2
+
+
+def test_a_header_seen_at_the_entry_alone_leaves_open_what_the_server_makes_of_it() -> None:
+    # Beyond that node policy Cluster replaces the balancer's address, and a server may not believe a node.
+    entry = [("nic:node1/eth0", f"{LB}:50000", NODE_PORT)]
+    story = Story(cluster("Cluster", balancer=LB)).connection(entry, data=v1(C) + HTTP)
+    (journey,) = story.report().journeys
+    assert journey.verdict is Verdict.INCONCLUSIVE
+    assert "not seen at its endpoint" in (journey.reason or "")
+    assert journey.seen_by_app is None
