@@ -68,6 +68,7 @@ class LabProcess:
         self.stdin, self.stdout, self.stderr = streams
         self.returncode: int | None = None
         self._handle, self._status = descriptors
+        self._ending = threading.Lock()  # several threads may wait for it, and its end is told once
 
     def poll(self) -> int | None:
         """The return code, or None while it runs."""
@@ -77,19 +78,29 @@ class LabProcess:
 
     def wait(self, timeout: float | None = None) -> int:
         """The return code, once it has ended. Raises subprocess.TimeoutExpired."""
-        if self.returncode is None:
-            if not select.select([self._status], [], [], timeout)[0]:
+        with self._ending:
+            if self.returncode is not None:
+                return self.returncode
+            status = os.dup(self._status)  # whoever comes first closes the descriptor itself
+        try:
+            if not select.select([status], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(["lab process"], timeout or 0)
-            text = os.read(self._status, 64)
-            self.returncode = int(text) if text.strip() else -signal.SIGKILL
-            control.close((self._handle, self._status))
-        return self.returncode
+        finally:
+            os.close(status)
+        with self._ending:
+            if self.returncode is None:
+                text = os.read(self._status, 64)
+                self.returncode = int(text) if text.strip() else -signal.SIGKILL
+                control.close((self._handle, self._status))
+            return self.returncode
 
     def send_signal(self, number: int) -> None:
         """Send a signal; nothing happens where it has ended."""
-        if self.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._handle, number)
+        self.poll()
+        with self._ending:
+            if self.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._handle, number)
 
     def terminate(self) -> None:
         """Ask it to end (SIGTERM)."""

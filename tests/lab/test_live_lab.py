@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -251,3 +252,13 @@ def test_the_health_check_node_port_counts_ready_endpoints_only(mode: ProxyMode)
         ["200", "None"],
     ]
     assert '"localEndpoints": 0' in lines[0]
+
+
+def test_whoever_waits_for_a_program_is_told_how_it_ended() -> None:
+    with Lab.start(load_scenario("cluster-remote")) as lab, ThreadPoolExecutor(8) as threads:
+        for _ in range(20):
+            program = lab.spawn("node1", ["/bin/sh", "-c", "read line; exit 3"], stdin=PIPE)
+            waiting = [threads.submit(program.wait, 30) for _ in range(8)]
+            assert program.stdin is not None
+            program.stdin.close()
+            assert {each.result() for each in waiting} == {3}
