@@ -84,7 +84,20 @@ def select(
     gather = _Gather(relay, onward, AskedBook(given.asked), given.ingress, book)
     connections = _tried_again([connection for trip in chosen for connection in gather.connections(trip)])
     ended = _ended(fronts, connections, book)
+    _suspect_who_names_others(connections, trips, book)
     return Selection(connections, ended, len(checks), tuple(trips), checks)
+
+
+def _suspect_who_names_others(
+    connections: Iterable[Connection], trips: Iterable[Trip], book: AddressBook
+) -> None:
+    """Doubt all connections of an outsider that names others in one: not all that a proxy passes on names somebody.
+
+    Not of one that was watched where it begins: a client that lies is a client.
+    """
+    watched = {trip.source for trip in trips if trip.from_client_tap}
+    for source in {each.trip.source for each in connections if each.names_others} - watched:
+        book.suspect_balancer(source)
 
 
 #: The leg that requests came by, and the addresses that the endpoint then named.

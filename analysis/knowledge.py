@@ -137,14 +137,7 @@ def _own_address(connection: Connection) -> int | None:
 def _suspected(connection: Connection, book: AddressBook) -> bool:
     """Whether the source may be a proxy that nobody told us of, by what it asks or by what it says."""
     trip = connection.trip
-    return (not trip.from_client_tap and book.suspected(trip.source)) or _names_others(connection)
-
-
-def _names_others(connection: Connection) -> bool:
-    """Whether an outsider names other clients in its requests, as a proxy does that nobody told us of."""
-    if connection.trip.from_client_tap or connection.asked is not None or connection.chain:
-        return False
-    return connection.owner.kind is OwnerKind.EXTERNAL and bool(connection.claims)
+    return (not trip.from_client_tap and book.suspected(trip.source)) or connection.names_others
 
 
 def _named(connection: Connection, client: int | None, book: AddressBook) -> Named:
@@ -194,7 +187,7 @@ def _carried(connection: Connection, client: int | None) -> Carried:
     claimed = frozenset(address for claims in connection.claims for address in claims.addresses)
     if client is not None:
         return Carried.CLIENT if client in claimed else Carried.NO
-    return Carried.SOMEBODY if claimed and (balancer or _names_others(connection)) else Carried.NO
+    return Carried.SOMEBODY if claimed and (balancer or connection.names_others) else Carried.NO
 
 
 def header_of(connection: Connection, coverage: Coverage, book: AddressBook) -> Header:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from analysis.addresses import Owner, Target
+from analysis.addresses import Owner, OwnerKind, Target
 from analysis.asked import Asked
 from analysis.claims import Claims
 from analysis.hops import Change, Step
@@ -167,3 +167,10 @@ class Connection:
     def claims(self) -> tuple[Claims, ...]:
         """What the requests claimed when they reached the endpoint."""
         return tuple(request.claims for request in self.requests if request.claims)
+
+    @property
+    def names_others(self) -> bool:
+        """Whether an outsider names other clients in its requests, as a proxy does that nobody told us of."""
+        if self.trip.from_client_tap or self.asked is not None or self.chain:
+            return False
+        return self.owner.kind is OwnerKind.EXTERNAL and bool(self.claims)

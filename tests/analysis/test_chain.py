@@ -426,6 +426,21 @@ def test_a_stranger_that_speaks_for_others_may_be_a_proxy_that_nobody_told_us_of
     assert only(told).verdict is Verdict.PRESERVED
 
 
+@pytest.mark.parametrize("watched", [False, True])
+def test_who_names_others_once_may_be_a_proxy_each_time(watched: bool) -> None:
+    def path(port: int) -> Path:
+        source = f"{CLIENT}:{port}"
+        begin = [("client:c/eth0", source, "172.30.0.12:30080")] if watched else []
+        return begin + [(tap, source if src == C else src, dst) for tap, src, dst in LOCAL]
+
+    story = Story(cluster("Local")).connection(path(40001), isn=11, data=HTTP)
+    story.wait(1).connection(path(40002), isn=12, data=get(X_Forwarded_For=OTHER))
+    silent, naming = story.report().journeys
+    # The first says nothing of anybody; but so does a proxy for a client that sends no field.
+    assert silent.verdict is (Verdict.PRESERVED if watched else Verdict.INCONCLUSIVE)
+    assert naming.verdict is Verdict.INCONCLUSIVE
+
+
 def test_a_datagram_can_carry_a_header_too() -> None:
     """Each datagram has its own (section 2 of the specification); the leg is followed by its bytes."""
     datagram = V2[:13] + b"\x12" + V2[14:] + b"\x12\x34\x01\x00\x00\x01" + bytes(16)
