@@ -26,7 +26,7 @@ table inet nat {
   }
   chain postrouting {
     type nat hook postrouting priority 100
-    ip daddr 127.0.0.1 tcp dport 8080 snat ip to 127.0.0.1:5000-6000
+    ip daddr 127.0.0.1 tcp dport 8080 snat ip to 127.0.0.1:5000-5999
   }
 }
 """
