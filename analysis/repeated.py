@@ -14,6 +14,7 @@ from daemonset.observation import TapKind
 #: How often a request must come again before it can be taken for a check, and how far gaps may differ from the middle.
 _REPEATED = 4
 _STEADY = 0.5
+_MOSTLY = 0.8  # of the gaps: a busy balancer is late now and then
 
 
 def repeated_requests(candidates: Sequence[Trip], fronts: Sequence[Trip], book: AddressBook) -> set[int]:
@@ -42,4 +43,4 @@ def _steady(group: Sequence[Trip]) -> bool:
     if len(times) < _REPEATED:
         return False
     middle = median(gaps)
-    return all(abs(gap - middle) <= _STEADY * middle for gap in gaps)
+    return sum(abs(gap - middle) <= _STEADY * middle for gap in gaps) >= _MOSTLY * len(gaps)

@@ -25,6 +25,7 @@ from analysis.asked import Asked
 from analysis.clients import Clients
 from analysis.facts import Facts
 from analysis.forgery import plain_address
+from analysis.health.changes import EndpointChange
 from analysis.ingress import IngressRecord
 from daemonset.keeping import FORMAT, INDEX, VERSION, file_name, new_id, write_index
 from daemonset.observation import SCHEMA_VERSION
@@ -65,6 +66,7 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
     kernels: dict[str, str] = {}
     kubernetes: str = ""
     id: str = ""
+    changes: tuple[EndpointChange, ...] = ()
 
 
 class _Header(msgspec.Struct):
@@ -112,30 +114,16 @@ class SessionFolder:
         except OSError as error:
             raise os_error(error, f"write {self.path / name}") from error
 
-    def finish(
-        self,
-        answers: tuple[dict[str, Any], ...] = (),
-        asked: tuple[Asked, ...] = (),
-        ingress: IngressRecord = IngressRecord(),  # noqa: B008 - a frozen value
-        lacks: dict[str, str] | None = None,
-        clocks: dict[str, Clock] | None = None,
-        *,
-        kernels: dict[str, str] | None = None,
-    ) -> Meta:
-        """Mark the session as whole; nothing can be added after that."""
+    def finish(self, **known: Any) -> Meta:
+        """Mark the session as whole; nothing can be added after that. `known` are further fields of `Meta`."""
         self.close()
         meta = msgspec.structs.replace(
             self._meta,
             complete=True,
             streams=dict(self._sizes),
-            answers=answers,
-            asked=asked,
-            ingress=ingress,
             places=tuple(self._streams),
-            lacks=lacks or {},
-            clocks=clocks or {},
             schema=SCHEMA_VERSION,
-            kernels=kernels or {},
+            **known,
         )
         self._write_index(meta)
         return meta

@@ -21,6 +21,7 @@ import numpy as np
 
 from analysis.asked import Asked
 from analysis.facts import Facts
+from analysis.health.changes import EndpointChange
 from analysis.ingress import IngressRecord
 from analysis.recording import Recording, RecordingBuilder, StreamBuilder
 from daemonset.observation import NAT, PACKET, Bye, Gap, Hello, Layout, Ready, Topology
@@ -50,6 +51,7 @@ class Words(NamedTuple):
     answers: tuple[dict[str, Any], ...] = ()  # the lab's own account, kept as truth
     asked: tuple[Asked, ...] = ()  # requests of which both ends are known
     ingress: IngressRecord = IngressRecord()  # what configurations and logs say
+    changes: tuple[EndpointChange, ...] = ()  # what a watch of the Service's endpoints told
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,18 +291,12 @@ def _captured(
             raise follower.failure
     lacks = {follower.agent.place: follower.lack for follower in followers if follower.lack}
     clocks = _clocks(followers)
+    known: dict[str, Any] = {**words._asdict(), "lacks": lacks, "clocks": clocks}
     if folder is not None:
         kernels = {follower.agent.place: follower.kernel for follower in followers if follower.kernel}
-        finished = folder.finish(words.answers, words.asked, words.ingress, lacks, clocks, kernels=kernels)
+        finished = folder.finish(**known, kernels=kernels)
     else:
-        finished = msgspec.structs.replace(
-            meta,
-            answers=words.answers,
-            asked=words.asked,
-            ingress=words.ingress,
-            lacks=lacks,
-            clocks=clocks,
-        )
+        finished = msgspec.structs.replace(meta, **known)
     return Session(_recording(followers, clocks), facts, finished)
 
 

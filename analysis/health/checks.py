@@ -11,7 +11,6 @@ import enum
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import median
 
 from analysis.addresses import AddressBook, OwnerKind, text
@@ -144,24 +143,41 @@ def checkers_of(checks: Sequence[Check], balancers: frozenset[int]) -> tuple[Che
 #: How many servers a balancer may have for one node, each checked in a rhythm of its own; and how steady a rhythm is.
 _SERIES = 16
 _STEADY = 0.1
+_STEADIER = 4
 
 
 def _rhythm(group: Iterable[Check]) -> tuple[float | None, int]:
     """Seconds from one check of a node to the next of the same series, the median over nodes; and how many series.
 
-    A balancer that has several servers at one node checks each of them by its own clock. Where no number of series
-    gives a steady rhythm, it is the gap between any two checks.
+    A balancer that has several servers at one node checks each of them by its own clock: then every n-th gap is much
+    steadier than the gaps themselves. Where none is, it is the gap between any two checks.
     """
     by_node: dict[str, list[int]] = defaultdict(list)
     for check in group:
         by_node[check.node].append(check.time)
-    all_times = [sorted(times) for times in by_node.values()]
-    for series in range(1, _SERIES + 1):
-        gaps = [b - a for times in all_times for a, b in zip(times, times[series:], strict=False)]
-        if len(gaps) < 2 * series:
-            break
-        middle = median(gaps)
-        if sum(abs(gap - middle) <= _STEADY * middle for gap in gaps) >= (1 - _STEADY) * len(gaps):
-            return round(middle / SECOND, 3), series
-    gaps = [b - a for times in all_times for a, b in pairwise(times)]
-    return (round(median(gaps) / SECOND, 3) if gaps else None), 1
+    times = [sorted(each) for each in by_node.values()]
+    single = _gaps(times, 1)
+    if not single:
+        return None, 1
+    if not _steady(single):
+        for series in range(2, _SERIES + 1):
+            gaps = _gaps(times, series)
+            if len(gaps) < 2 * series:
+                break
+            if _steady(gaps) and _spread(gaps) <= _spread(single) / _STEADIER:
+                return round(median(gaps) / SECOND, 3), series
+    return round(median(single) / SECOND, 3), 1
+
+
+def _gaps(times: Sequence[Sequence[int]], series: int) -> list[int]:
+    return [b - a for each in times for a, b in zip(each, each[series:], strict=False)]
+
+
+def _steady(gaps: Sequence[int]) -> bool:
+    middle = median(gaps)
+    return sum(abs(gap - middle) <= _STEADY * middle for gap in gaps) >= (1 - _STEADY) * len(gaps)
+
+
+def _spread(gaps: Sequence[int]) -> float:
+    middle = median(gaps)
+    return median(abs(gap - middle) for gap in gaps)

@@ -107,5 +107,6 @@ def analyze(
         service=service,
         title=given.title,
         clients=Clients.of(clients or given.clients),
+        changes=given.changes,
     )
     end_with(report, output, files, Seen(given.recording, facts, captures))

@@ -69,7 +69,7 @@ def health(
 
         changes = read_changes(watched)
     else:
-        changes = ()
+        changes = recorded.changes
     wanted = inputs.known_service(service or recorded.service, recorded.facts)
     facts = inputs.with_balancers(recorded.facts, balancer or [])
     report = judge(recorded.recording, facts, asked=recorded.asked, service=wanted, changes=changes)

@@ -13,6 +13,7 @@ from probe.output import note
 if TYPE_CHECKING:
     from analysis.asked import Asked
     from analysis.facts import Facts
+    from analysis.health.changes import EndpointChange
     from analysis.ingress import IngressRecord
     from analysis.recording import Recording
     from probe.session import Session
@@ -29,6 +30,7 @@ class Recorded:
     service: str | None = None
     title: str | None = None
     clients: tuple[str, ...] = ()
+    changes: tuple[EndpointChange, ...] = ()
 
 
 def recorded(sessions: list[Path], taps: list[str], objects: Path | None, tables: list[str]) -> Recorded:
@@ -46,6 +48,7 @@ def recorded(sessions: list[Path], taps: list[str], objects: Path | None, tables
             meta.service,
             meta.title,
             meta.clients,
+            meta.changes,
         )
     return Recorded(*_from_files(taps, tables, objects))
 

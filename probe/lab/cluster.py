@@ -10,7 +10,7 @@ import csv
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,8 @@ from analysis.facts import Facts
 from probe.lab import namespaces, network, processes, rules, servers, small_servers
 from probe.lab.errors import LabError
 from probe.lab.kube_objects import objects
-from probe.lab.plan import DNS_PORT, Plan
+from probe.lab.plan import DNS_PORT, HEALTHZ_PORT, Plan, make_plan
+from probe.lab.scenario import Scenario
 from probe.objects import facts_from_objects
 
 _SERVER_PATIENCE = 15.0  # seconds until a server must listen: a busy machine is slow, not broken
@@ -61,7 +62,7 @@ class Cluster:
             self._await_listening(pid, server)
         for balancer in balancers:
             if balancer.argv[0] == "haproxy":
-                _await_health(balancer.name)
+                _await_health(balancer.name, servers.broken_sections(plan))
 
     def _check_tools(self) -> None:
         """Before anything is built, that everything is there to build it with."""
@@ -163,6 +164,32 @@ class Cluster:
             "try --proxy-mode nftables, or load the kernel's modules: modprobe nft_compat ip_tables"
         )
 
+    def change(self, scenario: Scenario, balanced: Sequence[str]) -> int:
+        """Give nodes the rules and health ports of a scenario in which other endpoints are ready, once all have them.
+
+        Returns when this began to be so, ns since the epoch. Raises LabError.
+        """
+        self.plan = make_plan(scenario, self.plan.proxy_mode)
+        self.facts = facts_from_objects(objects(self.plan))
+        texts = rules.rule_texts(self.plan, self.facts)
+        tools = {tool: self._variant(tool) for tool in {entry.tool for entry in texts}}
+        nodes = {node.name for node in self.plan.nodes}
+        changed = time.time_ns()
+        _finish(
+            [
+                self._feed(tools[entry.tool], entry.namespace, entry.tool, rules.anew(entry.tool, entry.text))
+                for entry in texts
+                if entry.namespace in nodes
+            ]
+        )
+        answers = small_servers.health_answers(self.plan, self.facts)
+        small_servers.write_answers(self._folder("kube-proxy") / "answers.json", answers)
+        port = self.plan.health_check_node_port() or HEALTHZ_PORT
+        live = {answer.node: answer.status == 200 for answer in answers if answer.port == port}
+        for node in balanced:
+            _await_balanced(self.plan.lb.name if self.plan.lb else "lb", node, live.get(node, False))
+        return changed
+
     def _certificate(self) -> None:
         """One for everybody who speaks TLS; nobody in the lab asks who signed it."""
         folder = self._folder("tls")
@@ -183,7 +210,8 @@ class Cluster:
         self.running[server.name] = (job.pid, server)
 
     def _small_servers(self) -> None:
-        answers = small_servers.health_answers(self.plan, self.facts)
+        answers = self._folder("kube-proxy") / "answers.json"
+        small_servers.write_answers(answers, small_servers.health_answers(self.plan, self.facts))
         self._fork(
             servers.Server("kube-proxy", network.FABRIC, (), tcp_ports=()),
             lambda: small_servers.serve_health(answers, self.ipv6),
@@ -240,24 +268,40 @@ def _open_ports(namespace: str) -> set[tuple[str, int]]:
     return found
 
 
-def _await_health(host: str) -> None:
-    """Until a balancer's HAProxy has checked every server once, and in each section one is up. Raises LabError."""
+def _await_health(host: str, broken: frozenset[str]) -> None:
+    """Until a balancer's HAProxy has checked every server once, and in each section that is not broken one is up.
+
+    Raises LabError.
+    """
     deadline = time.monotonic() + _SERVER_PATIENCE
     states: list[_Checked] = []
     while time.monotonic() < deadline:
         states = _haproxy_states(host)
         sections = {state.section for state in states}
         up = {state.section for state in states if state.status in {"UP", "no check"}}
-        if states and all(state.check != "INI" for state in states) and sections == up:
+        if states and all(state.check != "INI" for state in states) and sections - broken == up - broken:
             return
         time.sleep(_POLL)
     raise LabError(f"the load balancer finds no healthy node: {states}")
+
+
+def _await_balanced(host: str, node: str, up: bool) -> None:
+    """Until a balancer's HAProxy has marked a node as up or down in every section. Raises LabError."""
+    deadline = time.monotonic() + _SERVER_PATIENCE
+    while time.monotonic() < deadline:
+        states = [state for state in _haproxy_states(host) if state.server == node]
+        # "UP 1/2" is one that is on its way down, "DOWN 1/2" one on its way up.
+        if states and all(state.status == ("UP" if up else "DOWN") for state in states):
+            return
+        time.sleep(_POLL)
+    raise LabError(f"the load balancer does not mark {node} as {'up' if up else 'down'}")
 
 
 class _Checked(NamedTuple):
     """One server of HAProxy's, in the words of its statistics."""
 
     section: str
+    server: str
     status: str
     check: str
 
@@ -276,7 +320,7 @@ def _haproxy_states(host: str) -> list[_Checked]:
     lines = text.decode("utf-8", "replace").removeprefix("# ").splitlines()
     rows = csv.DictReader(line for line in lines if line)
     return [
-        _Checked(row["pxname"], row["status"], row["check_status"].removeprefix("* "))
+        _Checked(row["pxname"], row["svname"], row["status"], row["check_status"].removeprefix("* "))
         for row in rows
         if row["svname"] not in {"FRONTEND", "BACKEND"}
     ]

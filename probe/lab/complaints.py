@@ -27,6 +27,7 @@ def complaints(scenario: Scenario) -> Iterator[str]:
     yield from _pods(scenario)
     yield from _service(scenario)
     yield from _balancers(scenario)
+    yield from _health(scenario)
     if not scenario.requests:
         yield "requests is empty: nothing would be sent"
     for request in scenario.requests:
@@ -132,6 +133,20 @@ def _balancer(key: str, balancer: Balancer, known: set[str]) -> Iterator[str]:
     ports = [frontend.port for frontend in balancer.all_frontends()]
     if len(set(ports)) != len(ports):
         yield f"{key}.frontends: two frontends have the same port"
+
+
+def _health(scenario: Scenario) -> Iterator[str]:
+    pods = {pod.name for pod in scenario.pods if pod.role in {"echo", "ingress", "dns"}}
+    for port in scenario.health_ports:
+        if port.node not in _nodes(scenario):
+            yield f"health_ports: unknown {port.node}"
+    for event in scenario.events:
+        if event.pod not in pods:
+            yield f"events: {event.pod} is no endpoint of the Service"
+        if event.before >= len(scenario.requests):
+            yield f"events: there are no requests of index {event.before}"
+        if event.until == "balancer" and (scenario.balancer is None or scenario.balancer.kind != "haproxy"):
+            yield "events: until balancer needs a haproxy"
 
 
 def _request(scenario: Scenario, request: Request) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """The one socket between the caller and the lab: JSON messages that may carry file descriptors.
 
 A SOCK_SEQPACKET pair keeps messages whole and descriptors with their message (unix(7)). From the caller: `start`
-once, then `spawn` any number of times; closing the socket ends the lab. From the lab: `progress`, then `ready` or
-`error`; and one `spawned` or `error` for each `spawn`.
+once, then `spawn` and `change` any number of times; closing the socket ends the lab. From the lab: `progress`, then
+`ready` or `error`; and one `spawned`, `changed` or `error` for each of the caller's.
 """
 
 from __future__ import annotations
@@ -46,6 +46,22 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     text: str
 
 
+class Change(msgspec.Struct, frozen=True, tag="change"):
+    """From now on the cluster is this scenario's: only conditions of endpoints differ from before.
+
+    `balanced` are nodes of which the balancer has to notice it as well.
+    """
+
+    scenario: Scenario
+    balanced: tuple[str, ...] = ()
+
+
+class Changed(msgspec.Struct, frozen=True, tag="changed"):
+    """Rules and health ports are as was asked. `time`: ns since the epoch, when this began to be so."""
+
+    time: int
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The cluster stands."""
 
@@ -62,8 +78,8 @@ class Spawned(msgspec.Struct, frozen=True, tag="spawned"):
     pid: int  # within the lab
 
 
-FromCaller = Start | Spawn
-FromLab = Progress | Ready | Failed | Spawned
+FromCaller = Start | Spawn | Change
+FromLab = Progress | Ready | Failed | Spawned | Changed
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

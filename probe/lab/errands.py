@@ -10,8 +10,6 @@ from analysis.asked import TOKEN_HEADER
 from probe.lab.plan import host_and_port
 from probe.lab.scenario import Outcome
 
-PAUSE = 0.03  # seconds from one request to the next: apart enough to be told apart in a listing
-
 
 class Errand(msgspec.Struct, frozen=True):
     """One connection to make. `index` counts requests of the scenario, `number` repetitions of one of them.

@@ -25,8 +25,7 @@ defaults
   timeout server 30s
   timeout check 1s
   retries 1
-  balance roundrobin
-  default-server inter 300ms fall 1 rise 1
+  default-server rise 1
 {sections}"""
 
 
@@ -37,10 +36,15 @@ def _frontend(plan: Plan, host: Host, frontend: Frontend, certificate: Path, num
         lines += ["option forwardfor", "http-reuse always"]
     if "unique-id" in frontend.proxy_options:
         lines.append("unique-id-format %{+X}o%ci:%cp_%fi:%fp_%Ts_%rt:%pid")
-    lines += _check(plan, frontend)
+    lines += [f"balance {frontend.balance}", *_check(plan, frontend)]
     lines += [f"server {target} {_server(plan, target, frontend)}" for target in frontend.targets]
-    name = plan.scenario.service.name if host is plan.lb and not number else f"{host.name}-{frontend.port}"
+    name = section_name(plan, host, frontend, number)
     return "".join([f"listen {name}\n", *(f"  {line}\n" for line in lines)])
+
+
+def section_name(plan: Plan, host: Host, frontend: Frontend, number: int) -> str:
+    """What HAProxy calls a frontend: the balancer's first is called as the Service is."""
+    return plan.scenario.service.name if host is plan.lb and not number else f"{host.name}-{frontend.port}"
 
 
 def _bind(frontend: Frontend, family: Family, certificate: Path) -> str:
@@ -50,6 +54,8 @@ def _bind(frontend: Frontend, family: Family, certificate: Path) -> str:
 
 
 def _check(plan: Plan, frontend: Frontend) -> list[str]:
+    if frontend.check == "healthz":
+        return ["option httpchk GET /healthz"]
     if frontend.check != "kube-proxy" or frontend.targets == ("balancer",):
         return []
     return [f"option httpchk GET {'/' if plan.health_check_node_port() else '/healthz'}"]
@@ -63,6 +69,10 @@ def _server(plan: Plan, target: str, frontend: Frontend) -> str:
     if target == "balancer" and plan.scenario.balancer:
         return f"{plan.address(target, family)}:{plan.scenario.balancer.port}{header}"
     address = f"{plan.node(target).host.addresses[family]}:{plan.scenario.service.node_port}"
+    header += f" inter {frontend.check_interval} fall {frontend.check_fall}"
+    header += " check-send-proxy" if frontend.check_header else ""
+    if frontend.check == "healthz":
+        return f"{address} check port {HEALTHZ_PORT}{header}"
     if frontend.check == "kube-proxy":
         return f"{address} check port {plan.health_check_node_port() or HEALTHZ_PORT}{header}"
     return f"{address} check{' check-send-proxy' if frontend.check == 'proxy' else ''}{header}"

@@ -117,16 +117,18 @@ def _serve(connection: socket.socket, start: control.Start) -> None:
     except OSError as error:
         raise LabError(NO_NAMESPACES.format(reason=f"{error.filename}: {error.strerror}")) from error
     plan = make_plan(start.scenario, start.proxy_mode)
-    Cluster(plan, lambda text: control.send(connection, control.Progress(text))).build()
+    cluster = Cluster(plan, lambda text: control.send(connection, control.Progress(text)))
+    cluster.build()
     control.send(connection, control.Ready())
-    _Undertaker(connection).run()
+    _Undertaker(connection, cluster).run()
 
 
 class _Undertaker:
     """Runs programs for the caller, tells it how they ended, and reaps what is orphaned in this PID namespace."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, cluster: Cluster) -> None:
         self.connection = connection
+        self.cluster = cluster
         self.status_pipes: dict[int, int] = {}  # pid → where its return code is awaited
         self.wakeup, self.wakeup_sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
@@ -162,6 +164,9 @@ class _Undertaker:
 
     def _answer(self) -> None:
         message, descriptors = control.receive_from_caller(self.connection)
+        if isinstance(message, control.Change):
+            self._change(message)
+            return
         if not isinstance(message, control.Spawn):
             raise TypeError(f"expected spawn, got {message}")
         try:
@@ -174,6 +179,17 @@ class _Undertaker:
             return
         finally:
             control.close(descriptors)
+        self._tell_spawned(pid)
+
+    def _change(self, message: control.Change) -> None:
+        try:
+            when = self.cluster.change(message.scenario, message.balanced)
+        except (LabError, OSError) as error:
+            control.send(self.connection, control.Failed(str(error)))
+            return
+        control.send(self.connection, control.Changed(when))
+
+    def _tell_spawned(self, pid: int) -> None:
         status, status_sender = os.pipe2(os.O_CLOEXEC)
         handle = os.pidfd_open(pid)
         self.status_pipes[pid] = status_sender

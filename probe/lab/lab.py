@@ -17,19 +17,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from subprocess import DEVNULL, PIPE
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
 import msgspec
 
+from analysis.health.changes import EndpointChange
 from probe.lab import control, servers
-from probe.lab.errands import PAUSE, Errand, Result
+from probe.lab.errands import Errand, Result
 from probe.lab.errors import LabError
 from probe.lab.kube_objects import objects
 from probe.lab.plan import Plan, ProxyMode, make_plan, same_address
 from probe.lab.proxy_headers import Ends, proxy_header
-from probe.lab.scenario import Scenario
+from probe.lab.scenario import Event, Scenario
 
 _ENDED = "the lab has ended; start it again"
 _STOP_PATIENCE = 5.0  # seconds until a launcher that does not end by itself is killed
@@ -120,6 +122,8 @@ class Lab:
         self._process = process
         self._connection = connection
         self._lock = threading.Lock()
+        self._now = plan.scenario  # as events have left it
+        self.changes: list[EndpointChange] = []  # what events changed of the Service's endpoints, and when
 
     @classmethod
     def start(
@@ -159,7 +163,7 @@ class Lab:
                     raise LabError(text)
                 case control.Ready():
                     return
-                case control.Spawned():
+                case control.Spawned() | control.Changed():
                     raise LabError("the lab answered what was not asked")
 
     def _receive(self) -> tuple[control.FromLab, list[int]]:
@@ -247,9 +251,46 @@ class Lab:
         return names[place]
 
     def send(self) -> list[Answer]:
-        """Play the scenario's requests, all clients at the same time; answers in the order of the scenario."""
+        """Play the scenario's requests and events; answers in the order of the scenario.
+
+        Between two events all clients send at the same time.
+        """
+        answers: list[Answer] = []
+        borders = sorted({event.before for event in self.scenario.events} - {0})
+        for first, end in pairwise([0, *borders, len(self.scenario.requests)]):
+            for event in self.scenario.events:
+                if event.before == first:
+                    self.happen(event)
+            answers += self._send(first, end)
+        return sorted(answers, key=lambda answer: (answer.request, answer.result.number))
+
+    def happen(self, event: Event) -> None:
+        """Let an event take effect; what it changed for nodes is added to `changes`. Raises LabError."""
+        now = self._now.after(event)
+        node = next(pod.node for pod in now.pods if pod.name == event.pod)
+        balanced = (node,) if event.until == "balancer" else ()
+        with self._lock:
+            try:
+                control.send(self._connection, control.Change(now, balanced))
+            except OSError as error:
+                raise LabError(_ENDED) from error
+            answer, _ = self._receive()
+        if isinstance(answer, control.Failed):
+            raise LabError(answer.message)
+        if not isinstance(answer, control.Changed):
+            raise LabError("the lab answered what was not asked")
+        self._now = now
+        if event.becomes is not None:
+            here = [pod for pod in now.pods if pod.node == node and pod.role in {"echo", "ingress", "dns"}]
+            ready = sum(pod.ready and not pod.terminating for pod in here)
+            draining = sum(pod.terminating and pod.serving for pod in here)
+            service = f"{now.service.namespace}/{now.service.name}"
+            self.changes.append(EndpointChange(answer.time, node, ready, draining, service))
+
+    def _send(self, first: int, end: int) -> list[Answer]:
+        """Play the requests from index `first` up to `end`."""
         players = []
-        for place, errands in self._errands().items():
+        for place, errands in self._errands(first, end).items():
             player = self.spawn(place, [sys.executable, "-m", "probe.lab.player"], stdin=PIPE, stdout=PIPE)
             if player.stdin is None:
                 raise LabError(_ENDED)
@@ -266,16 +307,16 @@ class Lab:
                 raise LabError(f"the client {place} failed in the lab; its words are above")
             results = [msgspec.json.decode(line, type=Result) for line in lines]
             answers += [self._answer(place, result) for result in results]
-        return sorted(answers, key=lambda answer: (answer.request, answer.result.number))
+        return answers
 
-    def _errands(self) -> dict[str, list[Errand]]:
+    def _errands(self, first: int, end: int) -> dict[str, list[Errand]]:
         by_place: dict[str, list[Errand]] = {}
         delay = 0.0
-        for index, request in enumerate(self.scenario.requests):
+        for index, request in enumerate(self.scenario.requests[first:end], start=first):
             for connection in range(request.count):
                 errand = self._errand(index, connection * request.per_connection, delay)
                 by_place.setdefault(request.from_, []).append(errand)
-                delay += PAUSE
+                delay += request.every
         return by_place
 
     def _errand(self, index: int, number: int, delay: float) -> Errand:

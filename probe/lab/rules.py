@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import Literal
 
@@ -53,6 +54,16 @@ def rule_texts(plan: Plan, facts: Facts) -> list[RuleText]:
             )
             texts[lb.name, "nft"] += extras.snat_balancer(VERSIONS[family], redirect)
     return [RuleText(namespace, tool, text) for (namespace, tool), text in texts.items()]
+
+
+def anew(tool: Tool, text: str) -> str:
+    """The same text for a namespace that has rules already: what stands in its tables goes, in the same transaction."""
+    if tool == "nft":
+        tables = dict.fromkeys(re.findall(r"(?m)^(?:add )?table (\w+ [\w-]+)", text))
+        return "".join(f"add table {table}\ndelete table {table}\n" for table in tables) + text
+    for table in dict.fromkeys(re.findall(r"(?m)^\*(\w+)$", text)):
+        text = text.replace(f"*{table}\n", f"*{table}\n-F\n-X\n", 1)
+    return text
 
 
 def node_facts(plan: Plan, node: PlannedNode) -> NodeFacts:

@@ -66,7 +66,10 @@ class Frontend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     with `proxy_options` (HAProxy's proxy-v2-options). `accept_proxy`: it expects such a header itself. `tls`: it
     ends TLS. `targets`: nodes by name, in the edge's case "balancer"; none: the balancer's.
     `check`: how it finds out which targets live: "kube-proxy" asks the health check node port (or kube-proxy's own
-    health), "tcp" opens a connection to the node port, "proxy" does so and sends a header there (check-send-proxy).
+    health), "tcp" opens a connection to the node port, "proxy" does so and sends a header there (check-send-proxy),
+    "healthz" asks kube-proxy's own health whatever the policy. `check_header`: a PROXY header goes before the check.
+    `broken`: no target can pass its check. `check_interval` is in ms, `check_fall` how many checks have to fail.
+    `balance`: "first" takes the first target that lives, "roundrobin" each in turn.
     Of the kind `relay` only: `split` is how many bytes of the PROXY header go into the first segment, 0: all.
     `proxy_text` are the characters (Latin-1) that it sends instead of a proper header, with {source}, {destination},
     {source_port} and {destination_port} replaced by those of the client's connection.
@@ -79,7 +82,12 @@ class Frontend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     accept_proxy: bool = False
     tls: bool = False
     targets: tuple[str, ...] = ()
-    check: Literal["kube-proxy", "tcp", "proxy"] = "kube-proxy"
+    check: Literal["kube-proxy", "tcp", "proxy", "healthz"] = "kube-proxy"
+    check_header: bool = False
+    broken: bool = False
+    check_interval: Annotated[int, msgspec.Meta(ge=20, le=60_000)] = 300
+    check_fall: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
+    balance: Literal["roundrobin", "first"] = "roundrobin"
     split: Annotated[int, msgspec.Meta(ge=0, le=536)] = 0
     proxy_text: str = ""
 
@@ -206,7 +214,8 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     "pod:NAME", "forged:ADDRESS"; "" where nobody says. `peer` "" is the same as `seen`.
     `snat` is where the source address is replaced: a node's name, "balancer", "edge" or "pod:NAME"; "" nowhere.
     `hops` are points that the connection passes, in this order and as "place/point"; others may lie between.
-    `findings` are all codes, no more, no fewer.
+    `findings` are all codes, no more, no fewer. `untied`: a balancer tried for several clients at once in vain, so
+    whose an attempt was cannot be known; then the verdict may be inconclusive too, and findings are not compared.
     """
 
     verdict: Literal["preserved", "lost", "blackholed", "inconclusive"]
@@ -218,6 +227,7 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxy_version: int = 0
     hops: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
+    untied: bool = False
 
 
 class ProxyHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -233,9 +243,9 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `to` is a node's name (its node port), "balancer", "edge" (the balancer before it), "vip", "external-ip",
     "cluster-ip", "app-cluster-ip" or a pod's name; `port` overrides the port that follows from it.
-    `count` connections carry `per_connection` requests each, one after the other's answer, or at once if
-    `pipelined`. `headers` are further fields of each. `proxy` is sent first. `tls`: within TLS. `h2c`: HTTP/2 with
-    prior knowledge. `token`: each request carries one of its own, as the probe's own requests do.
+    `count` connections, one every `every` seconds, carry `per_connection` requests each, one after the other's
+    answer, or at once if `pipelined`. `headers` are further fields of each. `proxy` is sent first. `tls`: within TLS.
+    `h2c`: HTTP/2 with prior knowledge. `token`: each request carries one of its own, as the probe's own requests do.
     """
 
     expect: Expect
@@ -244,6 +254,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     family: Family | None = None
     count: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)] = 3
+    every: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.03
     per_connection: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)] = 1
     pipelined: bool = False
     headers: dict[FieldName, str] = {}
@@ -254,6 +265,43 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outcome: Outcome = "answered"
     status: int = 200
     patience: Annotated[float, msgspec.Meta(gt=0, le=MAX_PATIENCE)] = PATIENCE
+
+
+class HealthPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a node's health check node port misbehaves. What is not given is as kube-proxy has it.
+
+    `served`: whether anything listens. `local_endpoints` is what body and weight claim.
+    """
+
+    node: str
+    served: bool = True
+    status: Literal[200, 503] | None = None
+    local_endpoints: int | None = None
+
+
+class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What happens before the requests of index `before`: an endpoint changes. They wait until it has taken effect.
+
+    `until`: "rules", the node's rules and its health port have it; "balancer", HAProxy has marked the pod's node as up
+    or down as well.
+    """
+
+    before: Annotated[int, msgspec.Meta(ge=0)]
+    pod: str
+    becomes: Literal["ready", "terminating", "gone"] | None = None
+    until: Literal["rules", "balancer"] = "rules"
+
+
+class HealthExpect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What must come of the health checks, known by construction.
+
+    `findings` are all codes about them, no more, no fewer. `lost` are clients that got nothing, `saved` those that a
+    terminating endpoint served.
+    """
+
+    findings: tuple[str, ...] = ()
+    lost: int = 0
+    saved: int = 0
 
 
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -268,7 +316,19 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cluster: Cluster = Cluster()
     balancer: Balancer | None = None
     edge: Balancer | None = None
+    health_ports: tuple[HealthPort, ...] = ()
+    events: tuple[Event, ...] = ()
+    health_expect: HealthExpect | None = None
     name: str = ""
+
+    def after(self, event: Event) -> Scenario:
+        """The scenario as it stands when the event has happened."""
+        if event.becomes is None:
+            return self
+        ready, draining = event.becomes == "ready", event.becomes == "terminating"
+        state = {"ready": ready, "terminating": draining, "serving": ready or draining}
+        pods = [msgspec.structs.replace(pod, **state) if pod.name == event.pod else pod for pod in self.pods]
+        return msgspec.structs.replace(self, pods=tuple(pods))
 
 
 def list_scenarios() -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from probe.lab.complaints import PLACES
-from probe.lab.haproxy import balancer_config, server_config
+from probe.lab.haproxy import balancer_config, section_name, server_config
 from probe.lab.nginx import nginx_config, nginx_ports
 from probe.lab.plan import Host, Plan, PlannedPod, host_and_port
 from probe.lab.scenario import Balancer
@@ -130,6 +130,15 @@ def balancers(plan: Plan) -> list[Server]:
         for host, balancer in found
         if host and balancer and balancer.ends_connections
     ]
+
+
+def broken_sections(plan: Plan) -> frozenset[str]:
+    """The sections of HAProxy whose checks cannot succeed, as the scenario wants it."""
+    balancer, host = plan.scenario.balancer, plan.lb
+    if balancer is None or host is None:
+        return frozenset()
+    frontends = enumerate(balancer.all_frontends())
+    return frozenset(section_name(plan, host, each, number) for number, each in frontends if each.broken)
 
 
 def _balancer(plan: Plan, host: Host, balancer: Balancer) -> Server:

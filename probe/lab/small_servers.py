@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 from email.utils import formatdate
+from pathlib import Path
 
 import msgspec
 
@@ -21,6 +22,12 @@ _CLASS_IN = 1
 _HEADER = struct.Struct("!HHHHHH")
 
 
+_BAD_REQUEST = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"400 Bad Request"
+)
+
+
 class Health(msgspec.Struct, frozen=True):
     """What one port of one node answers."""
 
@@ -32,29 +39,52 @@ class Health(msgspec.Struct, frozen=True):
 
 
 def health_answers(plan: Plan, facts: Facts) -> list[Health]:
-    """What kube-proxy serves on each node: the health check node port of each Service that has one, and healthz."""
+    """What kube-proxy serves on each node: the health check node port of each Service that has one, and healthz.
+
+    Or what the scenario has in the place of the former.
+    """
+    odd = {port.node: port for port in plan.scenario.health_ports}
     answers = []
     for node in plan.nodes:
         answers.append(Health(node.name, HEALTHZ_PORT, 200, '{"nodeEligible":true,"healthy":true}'))
         for service in facts.services:
-            if service.health_check_node_port:
+            port = odd.get(node.name)
+            if service.health_check_node_port and (port is None or port.served):
                 count = local_ready(service, node.name)
+                status = 200 if count else 503
+                if port is not None:
+                    status = port.status or status
+                    count = count if port.local_endpoints is None else port.local_endpoints
                 body = (
                     f'{{\n\t"service": {{\n\t\t"namespace": "{service.namespace}",\n\t\t"name": "{service.name}"'
                     f'\n\t}},\n\t"localEndpoints": {count},\n\t"serviceProxyHealthy": true\n}}'
                 )
-                status = 200 if count else 503
                 answers.append(Health(node.name, service.health_check_node_port, status, body, count))
     return answers
 
 
-def serve_health(answers: list[Health], ipv6: bool) -> None:
-    """Serve all nodes' health ports from one process; its sockets belong to the nodes' namespaces. Never returns."""
+def serve_health(path: Path, ipv6: bool) -> None:
+    """Serve all nodes' health ports from one process; its sockets belong to the nodes' namespaces. Never returns.
+
+    What they answer stands in the file, which is read again for each request: it can be replaced meanwhile.
+    """
     sockets = []
-    for answer in answers:
+    for answer in read_answers(path):
         enter_network(answer.node)
         sockets.append((listen(answer.port, ipv6), answer))
-    asyncio.run(_serve_health(sockets))
+    asyncio.run(_serve_health(path, sockets))
+
+
+def read_answers(path: Path) -> list[Health]:
+    """The answers that a file holds."""
+    return msgspec.json.decode(path.read_bytes(), type=list[Health])
+
+
+def write_answers(path: Path, answers: list[Health]) -> None:
+    """Put answers in the place of those that a file holds, all at once."""
+    new = path.with_suffix(".new")
+    new.write_bytes(msgspec.json.encode(answers))
+    new.replace(path)
 
 
 def listen(port: int, ipv6: bool) -> socket.socket:
@@ -64,17 +94,21 @@ def listen(port: int, ipv6: bool) -> socket.socket:
     return socket.create_server(("", port))
 
 
-async def _serve_health(sockets: list[tuple[socket.socket, Health]]) -> None:
+async def _serve_health(path: Path, sockets: list[tuple[socket.socket, Health]]) -> None:
     for listener, answer in sockets:
-        await asyncio.start_server(_health_responder(answer), sock=listener)
+        await asyncio.start_server(_health_responder(path, answer), sock=listener)
     await asyncio.Event().wait()
 
 
-def _health_responder(answer: Health):  # type: ignore[no-untyped-def]  # asyncio's callback type has no public name
+def _health_responder(path: Path, first: Health):  # type: ignore[no-untyped-def]  # asyncio's callback type has no public name
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while await reader.readuntil(b"\r\n\r\n"):
-                writer.write(health_response(answer))
+            while request := await reader.readuntil(b"\r\n\r\n"):
+                if not request[:1].isupper() or b" HTTP/1." not in request or request.startswith(b"PROXY "):
+                    writer.write(_BAD_REQUEST)  # as Go's net/http, which kube-proxy is built on
+                    return
+                known = {(each.node, each.port): each for each in read_answers(path)}
+                writer.write(health_response(known.get((first.node, first.port), first)))
                 await writer.drain()
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
             pass  # the checker has gone, as checkers do

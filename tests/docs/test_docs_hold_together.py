@@ -168,6 +168,9 @@ def test_columns_of_rows_are_told(heading: str, layout: observation.Layout) -> N
         ("Balancer", scenario.Balancer),
         ("Request", scenario.Request),
         ("Expect", scenario.Expect),
+        ("Health Port", scenario.HealthPort),
+        ("Event", scenario.Event),
+        ("Health Expect", scenario.HealthExpect),
     ],
 )
 def test_keys_of_scenario_files_are_told(heading: str, kind: type[msgspec.Struct]) -> None:
