@@ -1,4 +1,7 @@
-"""The six classic mistakes, each one change to the seed's manifests, and the finding that names it."""
+"""The six classic mistakes, each one change to the seed: to its manifests, and to its scenario in the lab.
+
+Both have a finding that names them: `check` reads the manifests, `capture` sees the scenario's packets.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,13 @@ from tests.checks.manifests import APP, CONFIG, CONTROLLER, DEPLOYMENT, WEB, Man
 
 
 class Mistake(NamedTuple):
-    """What is changed, and what has to be found; `rest` are findings that come with it."""
+    """What is changed, and what has to be found; `rest` are findings of the check that come with it."""
 
     name: str
     change: Callable[[Manifests], Manifests]
     code: str
+    scenario: str
+    seen: str
     rest: frozenset[str] = frozenset()
 
 
@@ -27,26 +32,41 @@ def _check_port(seed: Manifests) -> Manifests:
 
 
 MISTAKES = (
-    Mistake("policy-on-the-wrong-service", _policy, "SIP701", frozenset({"SIP704"})),
-    Mistake("checks-not-on-the-health-node-port", _check_port, "SIP713"),
+    Mistake(
+        "policy-on-the-wrong-service",
+        _policy,
+        "SIP701",
+        "seed-policy-misplaced",
+        "SIP431",
+        frozenset({"SIP704"}),
+    ),
+    Mistake("checks-not-on-the-health-node-port", _check_port, "SIP713", "seed-wrong-health-check", "SIP604"),
     Mistake(
         "pods-not-spread",
         lambda seed: seed.drop(DEPLOYMENT, "spec.template.spec.topologySpreadConstraints"),
         "SIP722",
+        "seed-not-spread",
+        "SIP201",
     ),
     Mistake(
         "wrong-real-ip-cidr",
         lambda seed: seed.set(CONFIG, "data.proxy-real-ip-cidr", "192.168.0.0/16"),
         "SIP741",
+        "seed-wrong-real-ip",
+        "SIP502",
     ),
     Mistake(
         "proxy-mismatch",
         lambda seed: seed.annotate("load-balancer.hetzner.cloud/uses-proxyprotocol", "true"),
         "SIP731",
+        "seed-proxy-mismatch",
+        "SIP302",
     ),
     Mistake(
         "application-does-not-trust-the-ingress",
         lambda seed: seed.set(APP, "spec.template.spec.containers.0.args", ["--host=0.0.0.0"]),
         "SIP751",
+        "seed-app-untrusting",
+        "SIP501",
     ),
 )

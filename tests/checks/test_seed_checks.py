@@ -9,11 +9,14 @@ import pytest
 from analysis.checks.result import Sight
 from analysis.report import Verdict
 from probe.errors import UnavailableError
-from probe.lab import ProxyMode, load_scenario
+from probe.lab import ProxyMode, list_scenarios, load_scenario
 from probe.play import play
 from tests.checks.manifests import APP, CONFIG, CONTROLLER, DEPLOYMENT, Manifests, codes, open_checks, seed
 from tests.checks.mistakes import MISTAKES, Mistake
 from tests.cli.helpers import ended, start
+
+#: What no node can be foretold of, so that it is no scenario of the lab's own.
+SCENARIOS = Path(__file__).parent / "scenarios"
 
 
 def test_the_seed_is_well() -> None:
@@ -194,10 +197,47 @@ def test_a_balancer_of_its_own_connections_is_named_as_the_client_of_the_node() 
 # ── and on the wire ──────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.fixture(scope="module")
+def codes_of_the_seed() -> frozenset[str]:
+    """What a capture says of the seed as it should be."""
+    return found_by_capture("seed")
+
+
+def found_by_capture(name: str, mode: ProxyMode = "iptables") -> frozenset[str]:
+    own = SCENARIOS / f"{name}.toml"
+    try:
+        played = play(load_scenario(str(own) if own.exists() else name), mode, progress=lambda _: None)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    return frozenset(finding.code for finding in played.report.findings)
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_a_classic_mistake_is_found_on_the_wire_by_name(
+    mistake: Mistake, codes_of_the_seed: frozenset[str]
+) -> None:
+    assert mistake.seen not in codes_of_the_seed
+    assert mistake.seen in found_by_capture(mistake.scenario)
+
+
+def test_the_six_mistakes_are_all_there() -> None:
+    assert [mistake.name for mistake in MISTAKES] == [
+        "policy-on-the-wrong-service",
+        "checks-not-on-the-health-node-port",
+        "pods-not-spread",
+        "wrong-real-ip-cidr",
+        "proxy-mismatch",
+        "application-does-not-trust-the-ingress",
+    ]
+    shipped = {name for name in list_scenarios() if name.startswith("seed-")}
+    assert {mistake.scenario for mistake in MISTAKES} == shipped | {"seed-policy-misplaced"}
+
+
 @pytest.mark.lab
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
 def test_the_capture_finds_the_misplaced_policy_by_name(mode: ProxyMode) -> None:
-    scenario = load_scenario(str(Path(__file__).parent / "scenarios" / "seed-policy-misplaced.toml"))
+    scenario = load_scenario(str(SCENARIOS / "seed-policy-misplaced.toml"))
     try:
         played = play(scenario, mode, progress=lambda _: None)
     except UnavailableError as error:
