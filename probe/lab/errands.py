@@ -14,9 +14,10 @@ from probe.lab.scenario import Outcome
 class Errand(msgspec.Struct, frozen=True):
     """One connection to make. `index` counts requests of the scenario, `number` repetitions of one of them.
 
-    It carries `requests` requests, numbered from `number` on: one after the other's answer, or all at once where
-    `pipelined`. `proxy` are bytes to send before all else, before TLS too. `headers` are further fields, `token` the
-    beginning of each request's token; "" for none.
+    It begins `after` seconds after the one before it began; None: when all before it have ended. It carries `requests`
+    requests, numbered from `number` on: one after the other's answer, or all at once where `pipelined`. `proxy` are
+    bytes to send before all else, before TLS too. `headers` are further fields, `token` the beginning of each
+    request's token; "" for none.
     """
 
     index: int
@@ -27,7 +28,7 @@ class Errand(msgspec.Struct, frozen=True):
     port: int
     path: str
     patience: float
-    delay: float = 0.0
+    after: float | None = None
     requests: int = 1
     pipelined: bool = False
     headers: dict[str, str] = {}

@@ -23,7 +23,7 @@ defaults
   timeout connect 3s
   timeout client 30s
   timeout server 30s
-  timeout check 1s
+  timeout check 10s
   retries 1
   default-server rise 1
 {sections}"""

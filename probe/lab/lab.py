@@ -311,15 +311,13 @@ class Lab:
 
     def _errands(self, first: int, end: int) -> dict[str, list[Errand]]:
         by_place: dict[str, list[Errand]] = {}
-        delay = 0.0
         for index, request in enumerate(self.scenario.requests[first:end], start=first):
             for connection in range(request.count):
-                errand = self._errand(index, connection * request.per_connection, delay)
+                errand = self._errand(index, connection * request.per_connection)
                 by_place.setdefault(request.from_, []).append(errand)
-                delay += request.every
         return by_place
 
-    def _errand(self, index: int, number: int, delay: float) -> Errand:
+    def _errand(self, index: int, number: int) -> Errand:
         request = self.scenario.requests[index]
         target, port = self.plan.target_of(request)
         proxy, header = request.proxy, b""
@@ -335,7 +333,7 @@ class Lab:
             port=port,
             path="/debug/ip",
             patience=request.patience,
-            delay=delay,
+            after=request.every,
             requests=request.per_connection,
             pipelined=request.pipelined,
             headers=request.headers,

@@ -43,11 +43,17 @@ _OUTCOMES: tuple[tuple[type[BaseException], Outcome], ...] = (
 
 async def play(errands: list[Errand]) -> None:
     """Send them all, each at its time; print results."""
-    await asyncio.gather(*(_play(errand) for errand in errands))
+    async with asyncio.TaskGroup() as group:
+        begun: list[asyncio.Task[None]] = []
+        for errand in errands:
+            if begun and errand.after is None:
+                await asyncio.wait(begun)
+            elif begun and errand.after:
+                await asyncio.sleep(errand.after)
+            begun.append(group.create_task(_play(errand)))
 
 
 async def _play(errand: Errand) -> None:
-    await asyncio.sleep(errand.delay)
     family = socket.AF_INET6 if ":" in errand.target else socket.AF_INET
     kind = socket.SOCK_STREAM if errand.protocol == "tcp" else socket.SOCK_DGRAM
     with socket.socket(family, kind) as connection:

@@ -243,8 +243,9 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `to` is a node's name (its node port), "balancer", "edge" (the balancer before it), "vip", "external-ip",
     "cluster-ip", "app-cluster-ip" or a pod's name; `port` overrides the port that follows from it.
-    `count` connections, one every `every` seconds, carry `per_connection` requests each, one after the other's
-    answer, or at once if `pipelined`. `headers` are further fields of each. `proxy` is sent first. `tls`: within TLS.
+    `count` connections carry `per_connection` requests each, one after the other's answer, or at once if `pipelined`.
+    Each connection begins when all before it of the same place have ended; with `every`, so many seconds after the
+    one before it began. `headers` are further fields of each. `proxy` is sent first. `tls`: within TLS.
     `h2c`: HTTP/2 with prior knowledge. `token`: each request carries one of its own, as the probe's own requests do.
     """
 
@@ -254,7 +255,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     family: Family | None = None
     count: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)] = 3
-    every: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.03
+    every: Annotated[float, msgspec.Meta(ge=0, le=10)] | None = None
     per_connection: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)] = 1
     pipelined: bool = False
     headers: dict[FieldName, str] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 
@@ -64,6 +65,41 @@ def test_requests_of_different_clients_share_connections() -> None:
         upstream.setdefault(answer.result.peer_port, set()).add(answer.place)
     assert {"client1", "client2"} in upstream.values(), "one of the balancer's connections carried both"
     assert len(upstream) < len(answers)
+
+
+SLOW = """
+title = "Connections that take their time"
+story = "Half a PROXY header waits for the other half, so that each takes longer than the rhythm in which others begin."
+[balancer]
+kind = "relay"
+targets = ["node2"]
+send_proxy = "v1"
+split = 20
+[service]
+type = "LoadBalancer"
+external_policy = "Local"
+[[pods]]
+name = "web-1"
+node = "node2"
+server = "gunicorn"
+proxy_protocol = true
+[[requests]]
+to = "balancer"
+{rhythm}
+[requests.expect]
+verdict = "preserved"
+seen = "client"
+peer = "balancer"
+"""
+
+
+@pytest.mark.parametrize(("rhythm", "overlap"), [("", False), ("every = 0.01", True)])
+def test_a_connection_waits_for_those_before_it_unless_it_has_a_rhythm(rhythm: str, overlap: bool) -> None:
+    with Lab.start(parse_scenario(SLOW.format(rhythm=rhythm), "slow.toml")) as lab:
+        answers = lab.send()
+    assert [answer.wrong for answer in answers if answer.wrong] == []
+    told = sorted((answer.result.started, answer.result.ended) for answer in answers)
+    assert [second[0] < first[1] for first, second in pairwise(told)] == [overlap] * 2
 
 
 FAMILIES = """
