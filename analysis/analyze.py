@@ -22,6 +22,7 @@ from analysis.facts import Facts, Service
 from analysis.forgery import forgeries_of
 from analysis.health.changes import EndpointChange
 from analysis.health.judge import codes_of
+from analysis.health.own import NONE_OWN, OwnChecks
 from analysis.health.watching import watched_of
 from analysis.ingress import IngressFacts, IngressRecord
 from analysis.journeys import Given, Selection, health_ports, learn_balancers, select
@@ -57,14 +58,15 @@ def analyze(
     clients: Clients = EVERYBODY,
     limit: int = JOURNEYS_TOLD,
     changes: Sequence[EndpointChange] = (),
+    own: OwnChecks = NONE_OWN,
 ) -> Report:
     """Judge every connection of a recording to `service` (`namespace/name`), or to all that are external.
 
     `asked`: requests of our own with what was answered; `ingress`: what configurations and logs say. `clients`: only
-    journeys of these are told and counted. Raises UnknownServiceError; MemoryError where neither memory nor disk
-    suffices for the joins.
+    journeys of these are told and counted. `changes`, `own`: what a watch of endpoints and health checks of ours told
+    meanwhile. Raises UnknownServiceError; MemoryError where neither memory nor disk suffices for the joins.
     """
-    given = Given(asked, IngressFacts(ingress), changes, clients)
+    given = Given(asked, IngressFacts(ingress), changes=changes, own=own, clients=clients)
     try:
         report = _analyzed(recording, facts, service, given, limit)
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
@@ -80,7 +82,7 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
     context = Context(recording, facts, book, Coverage.of(recording), rules=rules)
     store = LegStore(recording, lambda *where: _is_server(context, *where))
     try:
-        learn_balancers(store, recording.taps, book, facts)
+        learn_balancers(store, recording.taps, book, facts, given.own)
         count = len(store)
         whole = count <= limit
         if clients and not whole:
@@ -107,7 +109,13 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
         selection if not checked else select(more, recording.taps, book, facts, given, strangers=Strangers())
     )
     watched = watched_of(
-        everything, recording, book, facts, changes=given.changes, reasons=_not_all(count, recording.sample)
+        everything,
+        recording,
+        book,
+        facts,
+        changes=given.changes,
+        own=given.own,
+        reasons=_not_all(count, recording.sample),
     )
     journeys, weights, skipped = _judged(
         selection, shapes, context, clients, stranded_too=whole and not partial

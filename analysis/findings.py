@@ -416,6 +416,60 @@ _ALL = (
         "Nothing to do.",
     ),
     Definition(
+        "SIP611", Severity.WARNING, "A node answers health checks of its own and none of its neighbours'",
+        "The port answers the node itself at its own address, and nothing came back when another node asked. A load "
+        "balancer asks from outside too: a firewall of the host, a network policy for it or a security group may drop "
+        "what it asks.",
+        "Allow the health-check node port (and kube-proxy's 10256) from the balancer's addresses on the host's "
+        "firewall and in security groups; kube-proxy --nodeport-addresses says on which addresses it is served.",
+    ),
+    Definition(
+        "SIP612", Severity.WARNING, "A health check counts other endpoints than the EndpointSlices show",
+        "Its status is right, but the number of endpoints is not that of the EndpointSlices, or its body and its "
+        "weight header differ. Balancers that weight nodes by it send too much or too little there, and whoever "
+        "serves the port may be behind the API server.",
+        "Look whether kube-proxy, or what stands in its place, keeps up with the API server on this node: its log, and "
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds.",
+    ),
+    Definition(
+        "SIP613", Severity.ERROR, "kube-proxy says that it is not healthy",
+        "kube-proxy answers 503 at port 10256, or serviceProxyHealthy is false: it has not brought its rules up to "
+        "date for two minutes. What the node forwards is out of date, and load balancers that ask there turn away.",
+        "Look into kube-proxy's log on this node: it cannot reach the API server, or its rules cannot be written.",
+    ),
+    Definition(
+        "SIP614", Severity.WARNING, "A node that is about to go says that it is healthy",
+        "The node is being deleted or is marked for it by the cluster autoscaler, and its health check still answers "
+        "200. So load balancers send new connections there until it is gone. kube-proxy answers 503 for such nodes "
+        "since Kubernetes 1.28 (KEP-3836).",
+        "Use a kube-proxy of 1.28 or newer; others who serve the port may not do that yet.",
+    ),
+    Definition(
+        "SIP615", Severity.WARNING, "Nothing answers at kube-proxy's health port",
+        "Under externalTrafficPolicy: Cluster load balancers should ask for the health of the node: /healthz at port "
+        "10256. Nothing is served there, as by some replacements of kube-proxy, or where it listens elsewhere.",
+        "Let whatever forwards Services serve it (kube-proxy --healthz-bind-address; Cilium "
+        "kubeProxyReplacementHealthzBindAddr), or let the balancer check another port.",
+    ),
+    Definition(
+        "SIP616", Severity.ERROR, "Something else answers at a health-check port",
+        "The answer is neither 200 nor 503, names another Service, or is no HTTP. A load balancer takes it for what it "
+        "looks like, and that has nothing to do with this Service's endpoints.",
+        "Look who listens there: `ss -ltnp` on the node; a hostPort, a host-network pod or another controller may have "
+        "taken the port.",
+    ),
+    Definition(
+        "SIP617", Severity.INFO, "A node that is about to go says so",
+        "The node is being deleted or is marked for it by the cluster autoscaler, and kube-proxy answers 503, so that "
+        "load balancers send no new connections there (KEP-3836).",
+        "Nothing to do.",
+    ),
+    Definition(
+        "SIP618", Severity.INFO, "Health checks answer as the cluster demands",
+        "Every node was asked, and answers what its endpoints, or under policy Cluster its own health, call for.",
+        "Nothing to do.",
+    ),
+    Definition(
         "SIP901", Severity.WARNING, "The kernel dropped packets before they were read",
         "A capture socket overflowed. Connections whose packets were dropped are judged only as far as they were "
         "seen.",

@@ -16,6 +16,7 @@ from analysis.clients import EVERYBODY, Clients
 from analysis.corroboration import application_word, logged_word
 from analysis.facts import Facts
 from analysis.health.changes import EndpointChange
+from analysis.health.own import NONE_OWN, OwnChecks
 from analysis.hops import disputed, source_changes, walk
 from analysis.ingress import IngressFacts
 from analysis.legs import Leg, LegStore
@@ -48,12 +49,14 @@ class Selection:
 class Given:
     """What was given besides the recording and the cluster's objects: words of clients and servers.
 
-    `changes` is what a watch of the Service's endpoints told meanwhile.
+    `changes` is what a watch of the Service's endpoints told meanwhile, `own` what nodes answered to health checks of
+    ours.
     """
 
     asked: Sequence[Asked] = ()
     ingress: IngressFacts = field(default_factory=IngressFacts)
     changes: Sequence[EndpointChange] = ()
+    own: OwnChecks = NONE_OWN
     clients: Clients = EVERYBODY  # whose journeys are wanted
     sampled: bool = False  # not all connections of the capture are there
 
@@ -234,11 +237,13 @@ def _trips(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> Iterable[Trip]:
             yield Trip(part.leg, steps, source_changes(steps), part.mixed, target, dispute, number)
 
 
-def learn_balancers(store: LegStore, taps: Sequence[Tap], book: AddressBook, facts: Facts) -> None:
+def learn_balancers(
+    store: LegStore, taps: Sequence[Tap], book: AddressBook, facts: Facts, own: OwnChecks = NONE_OWN
+) -> None:
     """Claim the addresses that show themselves to be a balancer's.
 
     One that is asked and asks at the same balancer's tap makes connections of its own. One that asks a node's
-    health-check port may be a balancer, or a person with curl.
+    health-check port may be a balancer, or a person with curl; `own` is what we asked.
     """
     at_balancers = [number for number, tap in enumerate(taps) if tap.kind is TapKind.LB]
     asked: dict[str, set[int]] = defaultdict(set)
@@ -254,7 +259,7 @@ def learn_balancers(store: LegStore, taps: Sequence[Tap], book: AddressBook, fac
     asked_by_clients = {destination for _, _, destination in store.pairs_at(at_clients)}
     for source in store.sources() & asked_by_clients:
         book.suspect_balancer(source)
-    for source, destination in store.askers_of(health_ports(facts)):
+    for source, destination in store.askers_of(health_ports(facts), own.sources):
         if book.owner(destination).kind is OwnerKind.NODE:
             book.suspect_balancer(source)
     for number in at_balancers:

@@ -18,7 +18,7 @@ nothing of Services, owners or verdicts.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ from analysis.clients import Clients
 from analysis.recording import Recording, Rows
 from analysis.strangers import Strangers, find_strangers
 from analysis.streams import SILENT, Stream, collect_streams
-from daemonset.observation import Head, Payload, TapKind, Tunnel
+from daemonset.observation import Head, Payload, TapKind, Tunnel, address_words
 
 #: Kinds of taps from the client inwards; of several readings of one segment the innermost counts.
 _DEPTH = (TapKind.CLIENT, TapKind.LB, TapKind.NIC, TapKind.TUNNEL, TapKind.BRIDGE, TapKind.VETH, TapKind.POD)
@@ -198,11 +198,19 @@ class LegStore:
         rows = self._database.execute("select distinct src_hi, src_lo from sightings").fetchall()
         return {_word(high, low) for high, low in rows}
 
-    def askers_of(self, ports: Sequence[int]) -> list[tuple[int, int]]:
-        """Distinct (source, destination) of legs to these destination ports."""
+    def askers_of(self, ports: Sequence[int], but: Collection[tuple[str, int]] = ()) -> list[tuple[int, int]]:
+        """Distinct (source, destination) of legs to these ports; not from the sockets `but` (address, port)."""
         self._database.register("ports", {"dport": np.array(ports, dtype=np.uint16)})
+        words = [address_words(address) for address, _ in but]
+        left_out = {
+            "src_hi": np.array([high for high, _ in words], dtype=np.uint64),
+            "src_lo": np.array([low for _, low in words], dtype=np.uint64),
+            "sport": np.array([port for _, port in but], dtype=np.uint16),
+        }
+        self._database.register("left_out", left_out)
         rows = self._database.execute("""
-            select distinct src_hi, src_lo, dst_hi, dst_lo from sightings join ports using (dport)
+            select distinct src_hi, src_lo, dst_hi, dst_lo
+            from sightings join ports using (dport) anti join left_out using (src_hi, src_lo, sport)
         """).fetchall()
         return [(_word(sh, sl), _word(dh, dl)) for sh, sl, dh, dl in rows]
 

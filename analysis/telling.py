@@ -201,8 +201,8 @@ def findings_of(
             concerned.setdefault(code, []).append(journey)
     found = [_finding(code, group, counts[code]) for code, group in concerned.items()]
     if openings := context.corroboration.open_lists():
-        found.append(_told("SIP509", openings))
-    found += [_told(code, lines) for code, lines in others.items()]
+        found.append(told_finding("SIP509", openings))
+    found += [told_finding(code, lines) for code, lines in others.items()]
     found += _capture_findings(context.recording, capture)
     order = list(Severity)
     return tuple(sorted(found, key=lambda finding: (order.index(finding.severity), finding.code)))
@@ -263,7 +263,7 @@ def _capture_findings(recording: Recording, capture: Capture) -> list[Finding]:
         codes.append(("SIP903", cut))
     if untraced := _untraced(recording):
         codes.append(("SIP423", untraced))
-    return [_told(code, lines) for code, lines in codes]
+    return [told_finding(code, lines) for code, lines in codes]
 
 
 def _untraced(recording: Recording) -> list[str]:
@@ -286,7 +286,7 @@ def _untraced(recording: Recording) -> list[str]:
     return lines
 
 
-def _told(code: str, lines: Sequence[str]) -> Finding:
+def told_finding(code: str, lines: Sequence[str]) -> Finding:
     """A finding that is about the session or what was given with it, not about journeys."""
     return Finding(
         code=code,

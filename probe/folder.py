@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +26,7 @@ from analysis.clients import Clients
 from analysis.facts import Facts
 from analysis.forgery import plain_address
 from analysis.health.changes import EndpointChange
+from analysis.health.own import NONE_OWN, OwnChecks
 from analysis.ingress import IngressRecord
 from daemonset.keeping import FORMAT, INDEX, VERSION, file_name, new_id, write_index
 from daemonset.observation import SCHEMA_VERSION
@@ -67,6 +68,7 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
     kubernetes: str = ""
     id: str = ""
     changes: tuple[EndpointChange, ...] = ()
+    own: OwnChecks = NONE_OWN
 
 
 class _Header(msgspec.Struct):
@@ -171,6 +173,7 @@ def read_meta(folder: Path) -> Meta:
         meta = msgspec.json.decode(text, type=Meta)
         _check_addresses(meta.facts)
         _check_asked(meta.asked)
+        _check_own(meta.own)
         Clients.of(meta.clients)
     except (ValueError, RecursionError) as error:  # msgspec's errors and Unicode's are ValueErrors
         raise UsageError(f"{path} is damaged: {error}") from error
@@ -197,6 +200,17 @@ def _check_asked(asked: Iterable[Asked]) -> None:
                 raise ValueError(f"{text!a} is no address with a port")
         if each.saw is not None and plain_address(each.saw) is None:
             raise ValueError(f"{each.saw!a} is no address")
+
+
+def _check_own(own: OwnChecks) -> None:
+    """Raise ValueError where a socket or a time is none."""
+    for address, port in own.sources:
+        ip_address(address)
+        if not 0 <= port <= 0xFFFF:
+            raise ValueError(f"{port} is no port")
+    for run in own.answers:
+        if not 0 <= run.time <= run.until < 1 << 63 or run.times < 1:
+            raise ValueError("a run of answers that never was")
 
 
 def check_addresses(addresses: Iterable[str]) -> None:

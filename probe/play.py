@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -19,6 +20,7 @@ from analysis.asked import Asked
 from analysis.clients import Clients
 from analysis.facts import Facts
 from analysis.forgery import claimed_addresses, plain_address
+from analysis.health.own import NONE_OWN, OwnChecks
 from analysis.ingress import IngressRecord
 from analysis.journeys import KUBE_PROXY_HEALTHZ
 from analysis.report import Journey, Report, Severity, Verdict
@@ -51,6 +53,18 @@ class Played:
     answers: tuple[Answer, ...]
 
 
+class Beside(Protocol):
+    """Something that is done in the lab while a scenario is played there."""
+
+    def begin(self, lab: Lab, facts: Facts) -> None:
+        """Before the first request, when everything is watched. Raises ProbeError."""
+        ...
+
+    def end(self) -> OwnChecks:
+        """After the last; what it has asked of health ports."""
+        ...
+
+
 def play(
     scenario: Scenario,
     proxy_mode: ProxyMode,
@@ -62,6 +76,7 @@ def play(
     clients: tuple[str, ...] = (),
     sample: int = 1,
     trace: int = 0,
+    beside: Beside | None = None,
     progress: Callable[[str], None],
 ) -> Played:
     """Build the scenario's cluster, watch it everywhere, send its requests, judge. Raises ProbeError.
@@ -69,7 +84,8 @@ def play(
     A `question` is asked instead of the scenario's own requests. `ingress` is asked for configurations and logs
     when all has been sent. `linger` is how many seconds to go on watching after the last answer. Ctrl-C ends the
     watching only. `clients`: the report is about these alone. `sample` N: of N TCP connections one is watched.
-    `trace`: of how many packets on each node the kernel is to name the rules that they meet.
+    `trace`: of how many packets on each node the kernel is to name the rules that they meet. `beside`: what else is
+    done while it is watched.
     """
     orders = lab_orders(question, make_plan(scenario, proxy_mode)) if question is not None else []
     answers: list[Answer] = []
@@ -77,6 +93,8 @@ def play(
 
     def requests() -> Words:
         try:
+            if beside is not None:
+                beside.begin(lab, facts)
             if question is None:
                 progress(f"sending {sum(request.count for request in scenario.requests)} requests")
                 answers.extend(lab.send())
@@ -89,8 +107,9 @@ def play(
             time.sleep(SETTLE + linger)
         except KeyboardInterrupt:
             progress("ending the capture; Ctrl-C again gives up")
+        own = beside.end() if beside is not None else NONE_OWN
         told = tuple(msgspec.json.decode(msgspec.json.encode(answer)) for answer in answers)
-        return Words(told, tuple(asked), ingress(), tuple(lab.changes))
+        return Words(told, tuple(asked), ingress(), tuple(lab.changes), own)
 
     with Lab.start(scenario, proxy_mode, progress) as lab:
         facts = facts_from_objects(lab.objects())
@@ -117,6 +136,7 @@ def play(
         title=meta.title,
         clients=Clients.of(clients),
         changes=session.meta.changes,
+        own=session.meta.own,
     )
     return Played(scenario, plan, session, report, tuple(answers))
 

@@ -22,6 +22,7 @@ import numpy as np
 from analysis.asked import Asked
 from analysis.facts import Facts
 from analysis.health.changes import EndpointChange
+from analysis.health.own import NONE_OWN, OwnChecks
 from analysis.ingress import IngressRecord
 from analysis.recording import Recording, RecordingBuilder, StreamBuilder
 from daemonset.observation import NAT, PACKET, Bye, Gap, Hello, Layout, Ready, Topology
@@ -52,6 +53,7 @@ class Words(NamedTuple):
     asked: tuple[Asked, ...] = ()  # requests of which both ends are known
     ingress: IngressRecord = IngressRecord()  # what configurations and logs say
     changes: tuple[EndpointChange, ...] = ()  # what a watch of the Service's endpoints told
+    own: OwnChecks = NONE_OWN  # health checks of ours
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from analysis.facts import Facts
+from analysis.health.own import OwnChecks
 from analysis.ingress import IngressRecord
 from analysis.recording import Recording, RecordingBuilder, Stream
 from daemonset.observation import Gap, TapKind
@@ -81,6 +82,11 @@ def _together(parts: Sequence[Part], facts: Facts, places: tuple[str, ...]) -> M
         facts=facts,
         answers=tuple(answer for part in parts for answer in part.meta.answers),
         asked=tuple(asked for part in parts for asked in part.meta.asked),
+        changes=tuple(change for part in parts for change in part.meta.changes),
+        own=OwnChecks(
+            tuple(answer for part in parts for answer in part.meta.own.answers),
+            tuple(source for part in parts for source in part.meta.own.sources),
+        ),
         ingress=ingress,
         streams={},
         lacks={},

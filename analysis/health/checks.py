@@ -8,18 +8,23 @@ told by carrying no client's connection, and for requests by coming again and ag
 from __future__ import annotations
 
 import enum
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from analysis.addresses import AddressBook, OwnerKind, text
 from analysis.facts import Service
 from analysis.health.arrivals import SECOND, Arrivals, Outcome, entry_node, outcome_of, status_of
+from analysis.health.own import OwnChecks
 from analysis.health.result import Checker
 from analysis.journeys import KUBE_PROXY_HEALTHZ, Selection
 from analysis.trips import Trip
 from daemonset.observation import HealthAnswer, Payload
+
+#: Two that asked a node within so many ns of each other may have been answered in the other order.
+_CROSSING = SECOND // 20
 
 _PROXY = frozenset({Payload.PROXY_V1, Payload.PROXY_V2})
 
@@ -45,6 +50,9 @@ class Check:
     answer: str
     said: HealthAnswer | None
     proxied: bool  # a PROXY header came first
+    times: int = 1  # asked so often in a row, and answered the same
+    ours: bool = False  # asked by us, at the node itself
+    source_port: int = 0
 
     @property
     def endpoints(self) -> int | None:
@@ -107,6 +115,7 @@ def _check(trip: Trip, node: str, asked: Asked, arrivals: Arrivals, finished: in
         node=node,
         time=arrivals.clock.start(trip, node),
         source=first.src,
+        source_port=first.sport,
         port=first.dport,
         asked=asked,
         request=" ".join(request.line) if request else None,
@@ -114,6 +123,41 @@ def _check(trip: Trip, node: str, asked: Asked, arrivals: Arrivals, finished: in
         said=said,
         proxied=any(each.payload in _PROXY for each in trip.leg.stream.requests),
     )
+
+
+def without_ours(checks: Sequence[Check], own: OwnChecks) -> list[Check]:
+    """Those that others asked."""
+    sockets = set(own.sources)
+    return [check for check in checks if (text(check.source), check.source_port) not in sockets]
+
+
+def own_checks(own: OwnChecks, service: Service, others: Sequence[Check]) -> list[Check]:
+    """What nodes answered to ourselves, at the ports that say something of the Service.
+
+    A run of equal answers is its first and its last. Where somebody else asked a node at about the same moment, that
+    tells already: two answers that crossed on their way would look as if the node had changed its mind.
+    """
+    ports = {KUBE_PROXY_HEALTHZ: Asked.PROXY}
+    if service.health_check_node_port:
+        ports[service.health_check_node_port] = Asked.SERVICE
+    asked: dict[str, list[int]] = defaultdict(list)
+    for check in others:
+        asked[check.node].append(check.time)
+    found = []
+    for run in own.answers:
+        if run.port not in ports:
+            continue
+        times = [(run.time, max(run.times - 1, 1))] + ([(run.until, 1)] if run.times > 1 else [])
+        for time, count in times:
+            at = bisect_left(asked[run.node], time - _CROSSING)
+            near = asked[run.node][at : at + 1]
+            if near and near[0] <= time + _CROSSING:
+                continue
+            told = Check(
+                run.node, time, 0, run.port, ports[run.port], None, run.answer, run.said, proxied=False
+            )
+            found.append(replace(told, times=count, ours=True))
+    return found
 
 
 def checkers_of(checks: Sequence[Check], balancers: frozenset[int]) -> tuple[Checker, ...]:

@@ -64,52 +64,58 @@ def _of_nodes(watched: Watched) -> Iterator[tuple[str, str]]:
         if not checks or service.external_policy is not Policy.LOCAL:
             continue
         arrivals = [each for each in watched.arrivals.at_nodes if each.node == node.node]
-        yield from _lies(node, checks, arrivals)
-        yield from _never(node, checks, arrivals)
+        moved = node.node in watched.moved
+        yield from _lies(node, checks, arrivals, moved=moved)
+        yield from _never(node, checks, arrivals, moved=moved)
 
 
 def _lies(
-    node: NodeHealth, checks: Sequence[Check], arrivals: Sequence[Arrival]
+    node: NodeHealth, checks: Sequence[Check], arrivals: Sequence[Arrival], *, moved: bool
 ) -> Iterator[tuple[str, str]]:
-    """200 where no endpoint is: by its own body, or by the objects and the connections."""
+    """200 where no endpoint is: by its own body, or by the objects and the connections.
+
+    `moved`: its endpoints changed meanwhile, so that objects say nothing.
+    """
     empty = [check for check in checks if check.healthy and check.endpoints == 0]
     if empty:
-        yield "SIP608", f"{node.node} answered 200 with localEndpoints 0, {_times(len(empty))}"
+        yield "SIP608", f"{node.node} answered 200 with localEndpoints 0, {_times(_asked(empty))}"
         return
-    if any(not check.healthy for check in checks) or node.endpoints != 0 or node.served:
+    if moved or any(not check.healthy for check in checks) or node.endpoints != 0 or node.served:
         return
     failed = [each for each in arrivals if each.outcome.failed]
     if len(failed) >= SEVERAL:
-        line = f"{node.node} answered 200, {_times(len(checks))}; {_connections(len(failed))} got no answer there"
+        line = f"{node.node} answered 200, {_times(_asked(checks))}; {_connections(len(failed))} got no answer there"
         yield "SIP601", line
-    elif len(checks) >= ALWAYS and not arrivals:
+    elif _asked(checks) >= ALWAYS and not arrivals:
         yield (
             "SIP601",
-            f"{node.node} answered 200, {_times(len(checks))}; the objects show no ready endpoint on it",
+            f"{node.node} answered 200, {_times(_asked(checks))}; the objects show no ready endpoint on it",
         )
 
 
+def _asked(checks: Sequence[Check]) -> int:
+    return sum(check.times for check in checks)
+
+
 def _never(
-    node: NodeHealth, checks: Sequence[Check], arrivals: Sequence[Arrival]
+    node: NodeHealth, checks: Sequence[Check], arrivals: Sequence[Arrival], *, moved: bool
 ) -> Iterator[tuple[str, str]]:
     """Not served at all, or refusing although endpoints are there."""
-    if len(checks) < ALWAYS or any(check.healthy for check in checks):
+    if _asked(checks) < ALWAYS or any(check.healthy for check in checks):
         return
     proxied = all(check.proxied for check in checks)
     dead = [check for check in checks if check.answer in {"refused", "no answer", "closed"}]
     if len(dead) == len(checks):
         if not proxied:
-            yield "SIP602", f"{node.node}: {_times(len(checks))} asked, each time {_list(checks)}"
+            yield "SIP602", f"{node.node}: {_times(_asked(checks))} asked, each time {_list(checks)}"
         return
     refusing = [check for check in checks if check.answer == "503"]
-    if node.endpoints and len(refusing) == len(checks):
+    if node.endpoints and not moved and len(refusing) == len(checks):
         served = [each for each in arrivals if each.outcome is Outcome.SERVED]
         also = f"; {_connections(len(served))} served there meanwhile" if served else ""
         claim = checks[-1].endpoints
         says = f" with localEndpoints {claim}" if claim is not None else ""
-        line = (
-            f"{node.node} answered 503{says}, {_times(len(checks))}; the objects show {node.endpoints} ready"
-        )
+        line = f"{node.node} answered 503{says}, {_times(_asked(checks))}; the objects show {node.endpoints} ready"
         yield "SIP603", line + also
 
 

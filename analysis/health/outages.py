@@ -40,7 +40,9 @@ def bounds_of(checks: Sequence[Check]) -> list[Bounds]:
         if not healthy:
             before = runs[number - 1][1][-1].time if number else None
             until = runs[number + 1][1][0].time if number + 1 < len(runs) else None
-            found.append(Bounds(before, group[0].time, until, len(group)))
+            # Refusals that we alone were given are none that a balancer should have listened to.
+            answers = sum(check.times for check in group if not check.ours)
+            found.append(Bounds(before, group[0].time, until, answers))
     return found
 
 

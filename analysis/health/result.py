@@ -31,7 +31,7 @@ class Outage(msgspec.Struct, frozen=True, rename="camel"):
     """
 
     node: str
-    answers: int  # that said so
+    answers: int  # that said so, to others than us
     first: float
     until: float | None  # healthy again; None: not within the capture
     healthy_before: float | None  # the last answer before that said the contrary

@@ -16,8 +16,9 @@ from analysis.addresses import AddressBook, OwnerKind
 from analysis.facts import Facts, Service
 from analysis.health.arrivals import SECOND, Arrival, Arrivals, Outcome
 from analysis.health.changes import EndpointChange
-from analysis.health.checks import Asked, Check, checkers_of, checks_of
+from analysis.health.checks import Asked, Check, checkers_of, checks_of, own_checks, without_ours
 from analysis.health.outages import Node, outages_of
+from analysis.health.own import NONE_OWN, OwnChecks
 from analysis.health.result import Event, Health, NodeHealth, Outage
 from analysis.journeys import KUBE_PROXY_HEALTHZ, Selection
 from analysis.recording import Recording
@@ -31,6 +32,7 @@ class Watched:
     service: Service
     checks: tuple[Check, ...]
     arrivals: Arrivals
+    moved: frozenset[str] = frozenset()  # nodes whose endpoints changed: objects say nothing of them
 
 
 def watched_of(
@@ -40,18 +42,21 @@ def watched_of(
     facts: Facts,
     *,
     changes: Sequence[EndpointChange] = (),
+    own: OwnChecks = NONE_OWN,
     reasons: Sequence[str] = (),
 ) -> Watched | None:
     """What a recording says of the health checks of the one Service in it.
 
-    None where there are no facts, no checks, or several Services at once, whose balancers cannot be told apart.
+    `changes` and `own` are what was watched and asked besides. None where there are no facts, no checks, or several
+    Services at once, whose balancers cannot be told apart.
     """
     service = _service(facts, book, selection)
     if service is None:
         return None
     finished = int(recording.packets["time"].max()) if len(recording.packets) else 0
     arrivals = Arrivals(selection, recording.taps, book, finished)
-    checks = checks_of(selection, arrivals, service, book, finished)
+    others = without_ours(checks_of(selection, arrivals, service, book, finished), own)
+    checks = sorted([*others, *own_checks(own, service, others)], key=lambda check: check.time)
     if not checks:
         return None
     changes = sorted(
@@ -60,12 +65,12 @@ def watched_of(
     told = _told(checks, service)
     nodes = tuple(_node(node, told, arrivals, service, facts) for node in _nodes(told, arrivals))
     senders = {each.trip.source for each in arrivals.at_nodes}
-    known = {check.source for check in checks if book.owner(check.source).kind is OwnerKind.BALANCER}
+    known = {check.source for check in others if book.owner(check.source).kind is OwnerKind.BALANCER}
     settled = arrivals.clients and (arrivals.fronts or not arrivals.behind_balancer)
     health = Health(
         service=service.key,
         port=service.health_check_node_port or KUBE_PROXY_HEALTHZ,
-        checkers=checkers_of(checks, frozenset(senders | known)),
+        checkers=checkers_of(others, frozenset(senders | known)),
         nodes=nodes,
         timeline=_timeline(nodes, told, changes),
         clients=len(arrivals.clients) if settled else None,
@@ -75,7 +80,12 @@ def watched_of(
         lag=_lag([outage for node in nodes for outage in node.outages]),
         reasons=(*reasons, *_reasons(arrivals)),
     )
-    return Watched(health, service, tuple(checks), arrivals)
+    return Watched(health, service, tuple(checks), arrivals, _moved(service, changes))
+
+
+def _moved(service: Service, changes: Sequence[EndpointChange]) -> frozenset[str]:
+    """Nodes that had other numbers of ready endpoints at other times than the objects say."""
+    return frozenset(change.node for change in changes if change.ready != ready_on(service, change.node))
 
 
 def _service(facts: Facts, book: AddressBook, selection: Selection) -> Service | None:
@@ -111,7 +121,7 @@ def _node(node: str, told: Sequence[Check], arrivals: Arrivals, service: Service
     return NodeHealth(
         node=node,
         endpoints=ready_on(service, node) if facts.known else None,
-        answers=dict(Counter(check.answer for check in checks)),
+        answers=_answers(checks),
         local_endpoints=tuple(sorted({number for number in said if number is not None})),
         connections=len(here),
         served=sum(each.outcome is Outcome.SERVED for each in here),
@@ -119,6 +129,13 @@ def _node(node: str, told: Sequence[Check], arrivals: Arrivals, service: Service
         lost=lost if arrivals.clients else None,
         outages=tuple(outages_of(Node(node, checks, arrivals, [check for check in told if check.healthy]))),
     )
+
+
+def _answers(checks: Sequence[Check]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for check in checks:
+        found[check.answer] += check.times
+    return dict(found)
 
 
 def _saved(

@@ -61,3 +61,15 @@ def _service(named: object) -> str:
         return ""
     parts = [named.get("namespace"), named.get("name")]
     return "/".join(part for part in parts if isinstance(part, str))[:_NAME_LIMIT]
+
+
+def read_eligible(response: bytes) -> bool | None:
+    """What kube-proxy's own health says of its node: whether it may be sent to at all (KEP-3836); None: nothing.
+
+    {"lastUpdated": "…", "currentTime": "…", "nodeEligible": true}
+    """
+    end = response.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    eligible = _object(response[end + 4 : end + 4 + _LIMIT]).get("nodeEligible")
+    return eligible if isinstance(eligible, bool) else None

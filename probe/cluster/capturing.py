@@ -161,7 +161,7 @@ def run(
     Raises UnavailableError; KeyboardInterrupt where it was given up.
     """
     _tell_leftovers(api, told)
-    with _installed(api, wish, prepared, told) as (where, roll):
+    with installed(api, wish, prepared, told) as (where, roll):
         for node, why in roll.missing.items():
             told.note(f"· no agent on {node}: {why}")
         session = _watch(_Scene(api, wish, prepared, told, where, roll), asking, ingress)
@@ -229,8 +229,8 @@ def describe(left: Leftover) -> str:
 
 
 @contextmanager
-def _installed(api: Api, wish: Wish, prepared: Prepared, told: Told) -> Iterator[tuple[Placed, Roll]]:
-    """The agents' pods, for as long as they are needed."""
+def installed(api: Api, wish: Wish, prepared: Prepared, told: Told) -> Iterator[tuple[Placed, Roll]]:
+    """The agents' pods, for as long as they are needed. Raises UnavailableError."""
     items = items_of(prepared.objects)
     try:
         told.progress(f"placing agents on {len(prepared.nodes)} nodes, session {prepared.session}")

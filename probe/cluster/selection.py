@@ -78,6 +78,12 @@ _VERSION = re.compile(r"v[1-9][0-9]*(?:(?:alpha|beta)[1-9][0-9]*)?")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 
 
+def means_object(text: str) -> bool:
+    """Whether `TYPE/NAME` begins with a type of object, so that no folder is meant."""
+    word = text.partition("/")[0].lower().partition(".")[0]
+    return "/" in text and (word in _TYPES or word in _OTHERS)
+
+
 def parse(text: str | None, namespace: str, *, label: str | None = None) -> Selection:
     """What `TYPE/NAME`, or `[TYPE] -l SELECTOR`, asks for. Raises UsageError, in one line."""
     if text is None and label is None:

@@ -108,5 +108,6 @@ def analyze(
         title=given.title,
         clients=Clients.of(clients or given.clients),
         changes=given.changes,
+        own=given.own,
     )
     end_with(report, output, files, Seen(given.recording, facts, captures))

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
 
 import typer
 
-from probe.commands.options import BalancerOption, Format, OutputOption
+from probe.commands.cluster import (
+    ContextOption,
+    KubeconfigOption,
+    NamespaceOption,
+    connected,
+    duration_option,
+)
+from probe.commands.lab import complete_scenario
+from probe.commands.options import BalancerOption, Format, OutputOption, ProxyMode, ProxyModeOption
 from probe.errors import UsageError
-from probe.output import put
+from probe.output import note, progress, put
 
 if TYPE_CHECKING:
     from probe.health_report import HealthReport
@@ -19,8 +28,51 @@ if TYPE_CHECKING:
 def health(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[DIR]", help="The folder of a recorded session.", show_default=False),
+        typer.Argument(
+            metavar="[svc/NAME|DIR]",
+            help="svc/NAME, ingress/NAME or gateway/NAME on the cluster; or the folder of a recorded session.",
+            show_default=False,
+        ),
     ] = None,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    node: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--node", metavar="NAME", help="Ask this node only. May be given many times. [all nodes]"
+        ),
+    ] = None,
+    from_here: Annotated[
+        bool,
+        typer.Option(
+            "--from-here",
+            help="Place no agents: ask from the operator's side alone, where that is reachable.",
+        ),
+    ] = False,
+    image: Annotated[
+        str | None,
+        typer.Option("--image", metavar="IMAGE", help="The agents' image, as the nodes' runtime pulls it."),
+    ] = None,
+    settle: Annotated[
+        str | None,
+        typer.Option(
+            "--settle",
+            metavar="TIME",
+            help="For how long what is wrong must last before it is called so: nodes follow the API server a while "
+            "later. [10s; in the lab 0.5s]",
+        ),
+    ] = None,
+    lab: Annotated[
+        str | None,
+        typer.Option(
+            "--lab",
+            metavar="SCENARIO",
+            autocompletion=complete_scenario,
+            help="Ask in the lab, and watch while it plays this scenario's requests.",
+        ),
+    ] = None,
+    proxy_mode: ProxyModeOption = ProxyMode.IPTABLES,
     tap: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,20 +102,104 @@ def health(
 ) -> None:
     """Say whether health checks keep clients from nodes that cannot serve them, and how long that took.
 
+    With svc/NAME, each node's health port is asked: by the node itself, by a neighbour, and from here.
+    Exit codes: 0 all well · 3 a finding of level error · 4 not enough is known.
+
+    probe health -n ingress-nginx svc/ingress-nginx-controller
+
     probe health session/
 
     probe health --tap lb:lb/eth0=lb.pcap --tap nic:node1/eth0=node1.pcap --objects objects.json --service default/web
     """
+    from probe.cluster.selection import means_object
+
+    files = bool(tap) or objects is not None or watched is not None or service is not None
+    there = target is not None and means_object(target) and not Path(target).exists()
+    chosen = Chosen(namespace, context, kubeconfig, tuple(node or ()), image, from_here)
+    if (there or lab is not None) and (files or balancer):
+        raise UsageError(
+            "--tap, --objects, --watched, --service and --balancer are for what was recorded; leave them out"
+        )
+    seconds = duration_option(settle)
+    if lab is not None:
+        if target is not None or chosen != Chosen():
+            raise UsageError("--lab plays a scenario and knows no cluster; leave out what is said of one")
+        end_with(in_lab(lab, proxy_mode, seconds), output)
+    if target is not None and there:
+        end_with(on_cluster(target, chosen, seconds), output)
+    if chosen != Chosen() or seconds is not None:
+        raise UsageError("nothing is asked of a cluster without svc/NAME; see 'probe health --help'")
+    end_with(of_record(target, tap or [], objects, watched, service, balancer or []), output)
+
+
+class Chosen(NamedTuple):
+    """What the command line says of a cluster's part."""
+
+    namespace: str | None = None
+    context: str | None = None
+    kubeconfig: Path | None = None
+    nodes: tuple[str, ...] = ()
+    image: str | None = None
+    from_here: bool = False
+
+
+def on_cluster(target: str, chosen: Chosen, settle: float | None) -> HealthReport:
+    """Ask on the cluster that the kubeconfig leads to. Raises ProbeError."""
+    from probe.cluster.selection import parse
+    from probe.health_report import with_asking
+
+    selection = parse(target, chosen.namespace or "default")
+    with connected(chosen.kubeconfig, chosen.context) as api:
+        from probe.cluster.capturing import Told, Wish, prepare
+        from probe.health import on_cluster as there
+        from probe.health.rounds import SETTLE
+
+        if chosen.namespace is None:
+            selection = replace(selection, namespace=api.namespace)
+        wish = Wish(selection, nodes=chosen.nodes)
+        wish = wish if chosen.image is None else replace(wish, image=chosen.image)
+        told = Told(progress, note)
+        prepared = prepare(api, wish, told)
+        seconds = SETTLE if settle is None else settle
+        if chosen.from_here:
+            asked = there.run_from_here(api, prepared, told, settle=seconds)
+        else:
+            asked = there.run(api, wish, prepared, told, settle=seconds)
+    return with_asking(asked.asking, asked.codes)
+
+
+def in_lab(name: str, proxy_mode: ProxyMode, settle: float | None) -> HealthReport:
+    """Ask in the lab, and watch what becomes of its requests. Raises ProbeError."""
+    from probe.health.in_lab import SETTLE_IN_LAB, AskedInLab
+    from probe.health_report import about_health, with_asking
+    from probe.lab import load_scenario
+    from probe.play import play
+
+    asking = AskedInLab(progress, SETTLE_IN_LAB if settle is None else settle)
+    played = play(load_scenario(name), proxy_mode.value, beside=asking, progress=progress)
+    watched = about_health(played.report)
+    return watched if asking.asked is None else with_asking(asking.asked.asking, asking.asked.codes, watched)
+
+
+def of_record(
+    target: str | None,
+    tap: list[str],
+    objects: Path | None,
+    watched: Path | None,
+    service: str | None,
+    balancer: list[str],
+) -> HealthReport:
+    """Judge what was recorded. Raises ProbeError."""
     if target is None and not tap:
         raise UsageError(
-            "nothing to judge; give the DIR of a recorded session, or captures as "
+            "nothing to judge; give svc/NAME, the DIR of a recorded session, or captures as "
             "--tap KIND:NODE/INTERFACE=FILE; see 'probe health --help'"
         )
     from analysis.analyze import analyze as judge
     from probe.commands import inputs
     from probe.health_report import about_health
 
-    recorded = inputs.recorded([Path(target)] if target else [], tap or [], objects, [])
+    recorded = inputs.recorded([Path(target)] if target else [], tap, objects, [])
     if watched is not None:
         from probe.endpoint_changes import read_changes
 
@@ -71,12 +207,14 @@ def health(
     else:
         changes = recorded.changes
     wanted = inputs.known_service(service or recorded.service, recorded.facts)
-    facts = inputs.with_balancers(recorded.facts, balancer or [])
-    report = judge(recorded.recording, facts, asked=recorded.asked, service=wanted, changes=changes)
-    end_with(about_health(report), output)
+    facts = inputs.with_balancers(recorded.facts, balancer)
+    report = judge(
+        recorded.recording, facts, asked=recorded.asked, service=wanted, changes=changes, own=recorded.own
+    )
+    return about_health(report)
 
 
-def end_with(report: HealthReport, output: Format) -> None:
+def end_with(report: HealthReport, output: Format) -> NoReturn:
     """Print the answer and exit with its code."""
     if output.for_people:
         from probe.render.health_answer import to_text

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.health.own import NONE_OWN, OwnChecks
 from probe.commands.options import quiet_progress
 from probe.errors import UnavailableError, UsageError, os_error
 from probe.output import note
@@ -31,6 +32,7 @@ class Recorded:
     title: str | None = None
     clients: tuple[str, ...] = ()
     changes: tuple[EndpointChange, ...] = ()
+    own: OwnChecks = NONE_OWN
 
 
 def recorded(sessions: list[Path], taps: list[str], objects: Path | None, tables: list[str]) -> Recorded:
@@ -49,6 +51,7 @@ def recorded(sessions: list[Path], taps: list[str], objects: Path | None, tables
             meta.title,
             meta.clients,
             meta.changes,
+            meta.own,
         )
     return Recorded(*_from_files(taps, tables, objects))
 

@@ -193,6 +193,10 @@ class Lab:
         """The cluster's objects, as `kubectl get nodes,pods,services,endpointslices,configmaps -A -o json`."""
         return objects(self.plan)
 
+    def objects_now(self) -> dict[str, Any]:
+        """The same as events have left it."""
+        return objects(make_plan(self._now, self.plan.proxy_mode))
+
     def configs(self) -> dict[str, str]:
         """What every server was told, by its pod's or host's name: its configuration file, or its command line."""
         return servers.configurations(self.plan)

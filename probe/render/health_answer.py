@@ -7,6 +7,7 @@ from typing import TextIO
 from analysis.report import Severity, Verdict
 from probe.health_report import HealthReport
 from probe.render.health import print_health
+from probe.render.health_asking import print_asking
 from probe.render.style import Paper
 from probe.render.terminal import print_capture, print_findings
 
@@ -15,6 +16,8 @@ def to_text(report: HealthReport, stream: TextIO, *, wide: bool = False, width: 
     """The answer of `probe health` as `stream` can show it."""
     paper = Paper(stream, wide=wide, width=width)
     _headline(paper, report)
+    if report.asking is not None:
+        print_asking(paper, report.asking)
     if report.health is not None:
         print_health(paper, report.health, timeline=True)
     if report.findings:
@@ -28,7 +31,10 @@ def _headline(paper: Paper, report: HealthReport) -> None:
     """The worst that was found, or that nothing could be said."""
     worst = next((each for each in report.findings if each.code.startswith("SIP6")), None)
     service = f"{report.service}: " if report.service else ""
-    if report.health is None:
+    if worst is None and report.asking is not None and report.exit_code:
+        glyph, style = paper.glyph(Verdict.INCONCLUSIVE)
+        text = f"{service}nothing wrong is certain, and not of every node enough is known to say that all is well"
+    elif worst is None and report.health is None:
         glyph, style = paper.glyph(Verdict.INCONCLUSIVE)
         text = f"{service}no health check was seen of one Service alone; nothing can be said"
     elif worst is None:

@@ -11,16 +11,26 @@ from typing import Any
 import msgspec
 
 from analysis.report import SCHEMA_VERSION, Report
+from probe.health_report import HealthReport
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def report_schema() -> dict[str, Any]:
     """The schema of what `-o json` prints."""
-    (schema,), components = msgspec.json.schema_components([Report], ref_template="#/$defs/{name}")
+    return _schema(Report, f"The report of probe, schema version {SCHEMA_VERSION}")
+
+
+def health_schema() -> dict[str, Any]:
+    """The schema of what `probe health -o json` prints."""
+    return _schema(HealthReport, f"The answer of probe health, schema version {SCHEMA_VERSION}")
+
+
+def _schema(kind: type[msgspec.Struct], title: str) -> dict[str, Any]:
+    (schema,), components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     return {
         "$schema": DIALECT,
-        "title": f"The report of probe, schema version {SCHEMA_VERSION}",
+        "title": title,
         **schema,
         "$defs": dict(sorted(components.items())),
     }

@@ -33,6 +33,7 @@ from tests.analysis.test_stories import (
     v1,
 )
 from tests.health.balanced import HEALTH_STORIES
+from tests.health.replied import ASKED_STORIES
 
 MASKED = [("nic:node2/eth0", C, f"{N2}:30080"), ("pod:node2/web", "10.244.2.1:61000", POD)]
 TOOL = "10.244.1.9:41000"
@@ -226,6 +227,7 @@ STORIES: dict[str, Callable[[], Report]] = {
     "SIP507": misconfigured,
     "SIP509": misconfigured,
     **HEALTH_STORIES,
+    **ASKED_STORIES,
     **{code: lambda told=told: told().report() for code, told in CHAIN_STORIES.items()},  # type: ignore[misc]
 }
 

@@ -1,0 +1,137 @@
+"""Asking in rounds, between two readings of the slices each, until what is wrong has lasted."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from analysis.facts import Service
+from analysis.health.asking import ROUNDS, Round, View, judge, unsettled
+from analysis.health.judge import Codes
+from analysis.health.replies import Asking, Reply
+from daemonset.node.health_port import PATIENCE, Answered, Target, ask_all
+from probe.health.questions import Question, best_of
+from probe.render.escape import escape
+
+#: Bytes that one process of asking may write; and seconds beside its patience until it is given up.
+MOST_OUTPUT, SPARE = 1 << 20, 20.0
+
+#: Seconds for which what is wrong must last before it is called so: kube-proxy follows the slices a while later.
+SETTLE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What asking from one place printed; `lack`: why that is not all."""
+
+    text: bytes = b""
+    lack: str | None = None
+
+
+class Hands(Protocol):
+    """Runs the asking process at places."""
+
+    def run(self, orders: Mapping[str, Sequence[str]]) -> Mapping[str, Output]:
+        """Run `daemonset.node.health_port` with these targets at each place, all at once. Does not raise ProbeError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is asked, by whom, and held against what. `view` reads the slices, None where they may not be read."""
+
+    service: Service
+    questions: Sequence[Question]
+    hands: Hands
+    view: Callable[[], View | None]
+    leaving: Mapping[str, str]
+    unasked: Mapping[str, str]  # places that cannot be asked from, and why
+    reasons: Sequence[str] = ()
+    settle: float = SETTLE
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What came of it. `sources` are the addresses and ports of our own sockets."""
+
+    asking: Asking
+    codes: Codes
+    sources: frozenset[tuple[str, int]]
+
+
+def ask_in_rounds(plan: Plan, progress: Callable[[str], None]) -> Asked:
+    """Ask, and again where something is wrong. Raises ProbeError where the slices cannot be read."""
+    rounds: list[Round] = []
+    sources: set[tuple[str, int]] = set()
+    view = plan.view()
+    while unsettled(rounds, plan.service, plan.leaving):
+        if rounds:
+            progress(f"something is wrong; asking again in {plan.settle / (ROUNDS - 1):g} s, to be certain")
+            time.sleep(plan.settle / (ROUNDS - 1))
+        nodes = len({question.node for question in plan.questions})
+        progress(f"asking the health ports of {nodes} node{'' if nodes == 1 else 's'}")
+        before = view if not rounds else plan.view()
+        replies = ask_once(plan, sources)
+        view = plan.view()
+        rounds.append(Round(before, view, tuple(replies)))
+    asking, codes = judge(rounds, plan.service, leaving=plan.leaving, reasons=plan.reasons)
+    return Asked(asking, codes, frozenset(sources))
+
+
+def ask_once(plan: Plan, sources: set[tuple[str, int]]) -> list[Reply]:
+    """One round, in the order of the nodes."""
+    by_place: dict[str, list[Question]] = defaultdict(list)
+    replies: list[Reply] = []
+    for question in plan.questions:
+        if (why := plan.unasked.get(question.place)) is not None:
+            replies.append(question.unasked(why))
+        else:
+            by_place[question.place].append(question)
+    here = by_place.pop("", [])
+    orders = {place: [question.text for question in asked] for place, asked in by_place.items()}
+    outputs = plan.hands.run(orders) if orders else {}
+    for place, asked in by_place.items():
+        output = outputs.get(place, Output(lack="nobody asked there"))
+        replies += _replies(asked, output, sources)
+    for question, answered in zip(
+        here, ask_all([Target.parse(question.text) for question in here]), strict=True
+    ):
+        replies.append(question.reply(answered))
+        sources.add((answered.source, answered.source_port))
+    order = {name: number for number, name in enumerate(dict.fromkeys(each.node for each in plan.questions))}
+    return sorted(
+        best_of(replies), key=lambda each: (order[each.node], each.target != "health-check node port")
+    )
+
+
+def _replies(asked: Sequence[Question], output: Output, sources: set[tuple[str, int]]) -> list[Reply]:
+    """What one process answered; what it did not, with the reason."""
+    found: dict[int, Answered] = {}
+    for line in output.text.splitlines():
+        answered = read_answer(line)
+        if answered is not None and 0 <= answered.target < len(asked):
+            found[answered.target] = answered
+            sources.add((answered.source, answered.source_port))
+    lack = escape(output.lack or "the asking ended without an answer", 300)
+    return [
+        question.reply(found[number]) if number in found else question.unasked(lack)
+        for number, question in enumerate(asked)
+    ]
+
+
+def read_answer(line: bytes) -> Answered | None:
+    """One line of the asking process; None where it is none."""
+    try:
+        return msgspec.json.decode(line, type=Answered)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def command(python: str, targets: Sequence[str], *further: str) -> list[str]:
+    """How asking is started."""
+    return [python, "-m", "daemonset.node.health_port", "--patience", f"{PATIENCE:g}", *further, *targets]
