@@ -32,7 +32,7 @@ from analysis.legs import Classify, LegStore, Shape
 from analysis.mismatch import Habits
 from analysis.recording import Recording
 from analysis.report import Capture, Journey, Path, Report, Summary, Verdict
-from analysis.rule_hits import RuleBook
+from analysis.rule_hits import RuleBook, counted_rules
 from analysis.strangers import Strangers
 from analysis.telling import findings_of, journey_of, stranded
 from daemonset.observation import Head
@@ -78,7 +78,7 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
     clients = given.clients
     services = wanted_services(facts, service)
     book = AddressBook(facts, recording.topologies, services)
-    rules = RuleBook(recording.rule_hits, recording.rules)
+    rules = RuleBook(recording.rule_hits, recording.rules, counted_rules(recording), recording.taps)
     context = Context(recording, facts, book, Coverage.of(recording), rules=rules)
     store = LegStore(recording, lambda *where: _is_server(context, *where))
     try:

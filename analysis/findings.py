@@ -287,6 +287,14 @@ _ALL = (
         "Look whether kube-proxy on this node runs and reaches the API server, and fetch the objects anew.",
     ),
     Definition(
+        "SIP425", Severity.INFO, "Rules of iptables-legacy and of nftables stand side by side on a node",
+        "Packets on this node pass the rules of both, those of iptables-nft among the latter. Who looks with one of "
+        "the tools does not see what the other has, and rules that an earlier kube-proxy or network plugin left in "
+        "one of them go on translating and dropping.",
+        "List both (iptables-legacy-save, nft list ruleset), and let kube-proxy and the network plugin use the same. "
+        "What nobody writes any more goes with a restart of the node.",
+    ),
+    Definition(
         "SIP501", Severity.ERROR, "The application does not believe the ingress, and takes it for the client",
         "The ingress named the client in a forwarded header. The application's server ignores such headers from this "
         "peer and shows the ingress's address.",

@@ -22,6 +22,7 @@ from daemonset.observation import (
     Loss,
     Message,
     Rule,
+    RuleCounts,
     RuleHit,
     RuleHits,
     Tap,
@@ -72,6 +73,7 @@ class Recording:
     tracings: tuple[tuple[str, Tracing], ...] = ()  # node, how rules were traced there
     rule_hits: tuple[tuple[str, RuleHit], ...] = ()  # node, hit; in the order in which each node told of them
     rules: dict[RuleKey, Rule] = field(default_factory=dict)
+    rule_counts: tuple[tuple[str, RuleCounts], ...] = ()  # node, what rules of iptables-legacy counted there
 
     @property
     def sample(self) -> int:
@@ -121,14 +123,16 @@ class StreamBuilder:
                 self._owner.gaps.append((self.node, message))
             case Bye():
                 self._bye = message
-            case Tracing() | TracedRules() | RuleHits():
+            case Tracing() | TracedRules() | RuleHits() | RuleCounts():
                 self._about_rules(message)
             case _:  # heads travel with their packets; of a message of a later minor version there is nothing to gather
                 pass
 
-    def _about_rules(self, message: Tracing | TracedRules | RuleHits) -> None:
+    def _about_rules(self, message: Tracing | TracedRules | RuleHits | RuleCounts) -> None:
         owner = self._owner
         match message:
+            case RuleCounts():
+                owner.rule_counts.append((self.node, message))
             case Tracing():
                 owner.tracings.append((self.node, message))
             case TracedRules(rules):
@@ -180,6 +184,7 @@ class RecordingBuilder:
         self.tracings: list[tuple[str, Tracing]] = []
         self.rule_hits: list[tuple[str, RuleHit]] = []
         self.rules: dict[RuleKey, Rule] = {}
+        self.rule_counts: list[tuple[str, RuleCounts]] = []
         self.nat_tables: list[Rows] = []
         self._streams: list[StreamBuilder] = []
         self._tap_numbers: dict[Tap, int] = {}
@@ -243,6 +248,7 @@ class RecordingBuilder:
             tracings=tuple(self.tracings),
             rule_hits=tuple(self.rule_hits),
             rules=dict(self.rules),
+            rule_counts=tuple(self.rule_counts),
         )
 
 

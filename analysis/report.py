@@ -111,6 +111,7 @@ class RuleSaid(msgspec.Struct, frozen=True, rename="camel"):
     words: str = ""  # what it is for, where its names tell
     owner: str | None = None  # kube-proxy, a network plugin …
     namespace: str | None = None  # of the pod whose rule it is; null: the node's
+    evidence: str = "trace"  # counters: of iptables-legacy; consistent: one of several that these allow
 
 
 class Journey(msgspec.Struct, frozen=True, rename="camel"):

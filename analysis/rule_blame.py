@@ -93,9 +93,13 @@ def told(connection: Connection, book: RuleBook) -> tuple[RuleSaid, ...]:
             for each in (marks, met):
                 if each is not None and (each.does or each is marks) and len(said) < _MOST_SAID:
                     did = each.does or "mark"
-                    said.setdefault(
-                        RuleSaid(
-                            each.node, did, each.text, words(each), owner(each), each.hit.namespace or None
-                        )
-                    )
+                    said.setdefault(_said(each, did))
+        for met in book.possible(trip.leg):
+            if met.does and len(said) < _MOST_SAID:
+                said.setdefault(_said(met, met.does))
     return tuple(said)
+
+
+def _said(met: Met, did: str) -> RuleSaid:
+    evidence = "trace" if met.counted is None else "counters" if met.sure else "consistent"
+    return RuleSaid(met.node, did, met.text, words(met), owner(met), met.hit.namespace or None, evidence)

@@ -2,24 +2,37 @@
 
 A hit belongs to a leg when it carries the initial sequence number of the leg and addresses that the leg has.
 Datagrams have no such number; there the tuple alone decides. Nothing is concluded from a hit that is not there:
-packets beyond the bound of a trace meet rules unheard.
+packets beyond the bound of a trace meet rules unheard. Rules of iptables-legacy are not traced; what a leg met of them
+follows from their counters (`analysis.counted_hits`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from types import MappingProxyType
 
 from analysis.addresses import PROTOCOLS, endpoint
+from analysis.counted_hits import Counted, counted_of
+from analysis.counted_rules import CountedRules
 from analysis.legs import Leg
-from analysis.recording import RuleKey
-from daemonset.observation import Rule, RuleHit
+from analysis.recording import Recording, RuleKey
+from daemonset.observation import Rule, RuleHit, Tap
 
 _REPLACES_SOURCE = frozenset({"masquerade", "snat"})
 _REPLACES_DESTINATION = frozenset({"dnat", "redirect"})
+
+#: Verdicts of a trace by what a rule of iptables-legacy does; others accept.
+_VERDICTS = {
+    "drop": "drop",
+    "reject": "drop",
+    "jump": "jump",
+    "goto": "goto",
+    "return": "return",
+    "mark": "continue",
+}
 
 _SHOWN = 300  # characters of what a rule says
 _NAME = 80
@@ -41,6 +54,10 @@ class Met:
     before: tuple[Met, ...] = field(
         default=(), compare=False, repr=False
     )  # what the same packet met on this node until then
+    counted: int | None = (
+        None  # known by counters, not by a trace: so many packets; handle is the rule's number
+    )
+    sure: bool = True  # False: one of several that the counters allow
 
     @property
     def does(self) -> str:
@@ -61,7 +78,11 @@ class Met:
         where = f"table {family} {table} chain {chain}"
         if not self.hit.handle:
             return f"{where} policy {self.hit.verdict}"
-        where = f"{where} handle {self.hit.handle}"
+        if self.counted is not None:
+            packets = f"{self.counted} packet{'' if self.counted == 1 else 's'}"
+            where = f"{where} rule {self.hit.handle} of iptables-legacy, {packets} counted"
+        else:
+            where = f"{where} handle {self.hit.handle}"
         if self.rule is None:
             return f"{where} (replaced before it could be read)"
         comment = f'"{self.rule.comment[:_SHOWN]}"' if self.rule.comment else ""
@@ -69,12 +90,22 @@ class Met:
 
 
 class RuleBook:
-    """Looks up what legs met. Built once for an analysis, from hits with their nodes, and the rules that they name."""
+    """Looks up what legs met. Built once for an analysis, from hits with their nodes, and the rules that they name.
+
+    `counts` are what rules of iptables-legacy counted, by node; `taps` those that sightings of legs refer to.
+    """
 
     def __init__(
-        self, hits: Iterable[tuple[str, RuleHit]] = (), rules: Mapping[RuleKey, Rule] = MappingProxyType({})
+        self,
+        hits: Iterable[tuple[str, RuleHit]] = (),
+        rules: Mapping[RuleKey, Rule] = MappingProxyType({}),
+        counts: Mapping[str, CountedRules] = MappingProxyType({}),
+        taps: Sequence[Tap] = (),
     ) -> None:
         self._rules = rules
+        self._counts = counts
+        self._taps = taps
+        self._by_counters: dict[int, tuple[Leg, tuple[Met, ...]]] = {}
         self._packets: dict[_Packet, list[RuleHit]] = defaultdict(list)
         self._by_tuple: dict[tuple[int, int, str, str], dict[_Packet, None]] = defaultdict(dict)
         for node, hit in hits:
@@ -85,10 +116,26 @@ class RuleBook:
             self._by_tuple[hit.protocol, hit.seq, hit.source, hit.destination].setdefault(packet)
 
     def __bool__(self) -> bool:
-        return bool(self._packets)
+        return bool(self._packets or self._counts)
 
     def met(self, leg: Leg) -> tuple[Met, ...]:
-        """What decided about the leg's packets, in the order in which each node told of it."""
+        """What decided about the leg's packets for certain, in the order in which each node told of it."""
+        return (*self._traced(leg), *(met for met in self._counted(leg) if met.sure))
+
+    def possible(self, leg: Leg) -> tuple[Met, ...]:
+        """What may have decided: rules of iptables-legacy of which the counters allow several."""
+        return tuple(met for met in self._counted(leg) if not met.sure)
+
+    def _counted(self, leg: Leg) -> tuple[Met, ...]:
+        if not self._counts:
+            return ()
+        kept = self._by_counters.get(id(leg))  # legs that were taken apart share their number
+        if kept is None:
+            counted = counted_of(leg, self._taps, self._counts.get)
+            kept = self._by_counters[id(leg)] = (leg, tuple(_met(each, leg) for each in counted))
+        return kept[1]
+
+    def _traced(self, leg: Leg) -> tuple[Met, ...]:
         if not self._packets:
             return ()
         tuples = dict.fromkeys(sighting.addresses for sighting in leg.sightings)
@@ -114,3 +161,47 @@ class RuleBook:
                 rule = self._rules.get((node, namespace, hit.family, hit.table, hit.handle))
                 before.append(Met(node, hit, rule, tuple(before)))
         return before
+
+
+def counted_rules(recording: Recording) -> dict[str, CountedRules]:
+    """What rules of iptables-legacy counted on each node itself, with the node's own addresses."""
+    found = {}
+    for node, counts in recording.rule_counts:
+        if counts.namespace or counts.refused or not counts.tables:
+            continue
+        topology = recording.topologies.get(node)
+        interfaces = topology.interfaces if topology is not None else ()
+        own = (address.partition("/")[0] for each in interfaces for address in each.addresses)
+        found[node] = CountedRules(counts, frozenset(own))
+    return found
+
+
+def _met(counted: Counted, leg: Leg) -> Met:
+    """What counters tell, in the form in which a trace would have told it."""
+    before: list[Met] = []
+    for passed in counted.passed:
+        chain, rule = passed.chain, passed.rule
+        action = rule.action if rule is not None else chain.policy
+        verdict = _VERDICTS.get(action, "accept")
+        number = rule.number if rule is not None else 0
+        hit = RuleHit(
+            time=0,
+            packet=0,
+            family=chain.family,
+            table=chain.table,
+            chain=chain.chain,
+            handle=number,
+            verdict=verdict,
+            target=rule.target if rule is not None else "",
+            protocol=leg.protocol,
+            source=counted.source,
+            destination=counted.destination,
+            seq=leg.isn,
+        )
+        said = None
+        if rule is not None:
+            words = " ".join((*rule.conditions, rule.does))
+            said = Rule(chain.family, chain.table, chain.chain, number, words, rule.comment, action)
+        packets = rule.packets if rule is not None else 0
+        before.append(Met(counted.node, hit, said, tuple(before), packets, counted.sure))
+    return before[-1]

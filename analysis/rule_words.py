@@ -94,7 +94,8 @@ def cause(marking: Met) -> Cause | None:
     if chain.startswith(("KUBE-SEP-", "endpoint-")):
         return Cause.HAIRPIN
     if chain.startswith(("KUBE-SVC-", "KUBE-SVL-", "service-", "local-")):
-        return Cause.CLUSTER_CIDR if "saddr !=" in said else Cause.MASQUERADE_ALL
+        off_cluster = "saddr !=" in said or said.startswith("! -s ")
+        return Cause.CLUSTER_CIDR if off_cluster else Cause.MASQUERADE_ALL
     if chain in {"KUBE-LOAD-BALANCER", "KUBE-NODE-PORT"}:
         return Cause.POLICY_CLUSTER
     if chain == "KUBE-SERVICES" and "external ip" in said.lower():

@@ -203,7 +203,8 @@ def findings_of(
     if openings := context.corroboration.open_lists():
         found.append(told_finding("SIP509", openings))
     found += [told_finding(code, lines) for code, lines in others.items()]
-    found += _capture_findings(context.recording, capture)
+    unnamed = {snat.node for journey in journeys for snat in journey.snat if snat.rule is None and snat.node}
+    found += _capture_findings(context.recording, capture, frozenset(unnamed))
     order = list(Severity)
     return tuple(sorted(found, key=lambda finding: (order.index(finding.severity), finding.code)))
 
@@ -247,7 +248,8 @@ def _evidence(journey: Journey, code: str) -> str:
     return f"{journey.id}: {last.source} to {last.destination}, last seen at {last.node} ({last.point})"
 
 
-def _capture_findings(recording: Recording, capture: Capture) -> list[Finding]:
+def _capture_findings(recording: Recording, capture: Capture, unnamed: frozenset[str]) -> list[Finding]:
+    """Findings about the capture itself; `unnamed` are nodes where a source was replaced by no rule that was named."""
     codes = []
     if recording.dropped:
         codes.append(("SIP901", [reason for reason in capture.reasons if "dropped" in reason]))
@@ -261,14 +263,17 @@ def _capture_findings(recording: Recording, capture: Capture) -> list[Finding]:
     ]
     if cut:
         codes.append(("SIP903", cut))
-    if untraced := _untraced(recording):
+    if untraced := [*_untraced(recording), *_uncounted(recording, unnamed)]:
         codes.append(("SIP423", untraced))
+    if mixed := _mixed(recording):
+        codes.append(("SIP425", mixed))
     return [told_finding(code, lines) for code, lines in codes]
 
 
 def _untraced(recording: Recording) -> list[str]:
     """Where rules were to be traced and were not, or not for all packets."""
     last = {(node, state.namespace): state for node, state in recording.tracings}
+    counted = {(node, counts.namespace) for node, counts in recording.rule_counts if not counts.refused}
     lines = []
     for (node, namespace), state in last.items():
         where = f"{node}, pod namespace {namespace}" if namespace else node
@@ -276,7 +281,7 @@ def _untraced(recording: Recording) -> list[str]:
             lines.append(f"{where}: {state.refused}")
         elif state.overrun:
             lines.append(f"{where}: the kernel told of more than could be read")
-        elif state.unheard:
+        elif state.unheard and (node, namespace) not in counted:
             tables = ", ".join(state.unheard[:8])
             lines.append(f"{where}: rules of iptables-legacy are not told (tables {tables})")
         elif state.full:
@@ -284,6 +289,29 @@ def _untraced(recording: Recording) -> list[str]:
                 f"{where}: only the first {state.limit} packets were traced; --trace-limit allows more"
             )
     return lines
+
+
+def _uncounted(recording: Recording, unnamed: frozenset[str]) -> list[str]:
+    """Nodes where a source was replaced by no rule that was named, and rules of iptables-legacy may have done it."""
+    lines = []
+    for node, counts in recording.rule_counts:
+        if counts.namespace or node not in unnamed:
+            continue
+        if counts.refused:
+            lines.append(f"{node}: rules of iptables-legacy are not told: {counts.refused}")
+        elif counts.tables:
+            lines.append(f"{node}: the counters of iptables-legacy do not tell which of its rules it was")
+    return lines
+
+
+def _mixed(recording: Recording) -> list[str]:
+    """Nodes that have rules of both kinds."""
+    return [
+        f"{node}: iptables-legacy has rules in {', '.join(counts.tables[:8])}; "
+        f"nftables in {', '.join(counts.rivals[:8])}"
+        for node, counts in recording.rule_counts
+        if counts.tables and counts.rivals
+    ]
 
 
 def told_finding(code: str, lines: Sequence[str]) -> Finding:

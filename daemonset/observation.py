@@ -29,8 +29,9 @@ import msgspec
 if TYPE_CHECKING:
     import numpy as np
 
-#: 2: rules, as traced and as a whole, are messages that a reader of version 1 takes for damage.
-SCHEMA_VERSION = 2
+#: 2: rules, as traced and as a whole, are messages that a reader of version 1 takes for damage. 3: so is what rules of
+#: iptables-legacy counted.
+SCHEMA_VERSION = 3
 
 #: Longest part of a header value that is kept, in characters. What is cut says so where it is shown.
 VALUE_LIMIT = 2048
@@ -458,8 +459,70 @@ class Ruleset(msgspec.Struct, frozen=True, tag="ruleset"):
     time: int = 0
 
 
+class CountedRule(msgspec.Struct, frozen=True):
+    """A rule of iptables-legacy that counted packets during the capture.
+
+    `number` is its place in its chain from 1, as `iptables -L --line-numbers` counts. `conditions` are what it asks of
+    a packet, each as iptables-save writes it, all that there are; `does` is the rest of it. `action` is as in `Rule`.
+    """
+
+    number: int
+    packets: int
+    conditions: tuple[str, ...] = ()
+    does: str = ""
+    action: str = ""
+    target: str = ""  # the chain that is jumped to
+    comment: str = ""
+
+
+class CountedChain(msgspec.Struct, frozen=True):
+    """A chain of iptables-legacy with those of its rules that counted packets; the others matched none.
+
+    `changed`: it was written anew meanwhile, so that its counters say nothing, and none of its rules is here.
+    """
+
+    family: str  # ip, ip6
+    table: str
+    chain: str
+    hook: str = ""  # of a built-in chain: prerouting, input, forward, output, postrouting
+    policy: str = ""  # accept, drop
+    changed: bool = False
+    rules: tuple[CountedRule, ...] = ()
+
+
+class RuleCounts(msgspec.Struct, frozen=True, tag="rule-counts"):
+    """What rules of iptables-legacy counted in one network namespace from `began` to `time`.
+
+    `refused` says why there is nothing. `tables` are those with rules, as "ip nat". `rivals` are tables of nftables,
+    and so of iptables-nft, that have rules too; with `rival_nat`, one of them translates addresses. `omitted`: how many
+    rules were too many to be told.
+    """
+
+    namespace: str = ""
+    refused: str = ""
+    tables: tuple[str, ...] = ()
+    chains: tuple[CountedChain, ...] = ()
+    rivals: tuple[str, ...] = ()
+    rival_nat: bool = False
+    omitted: int = 0
+    began: int = 0
+    time: int = 0
+
+
 Message = (
-    Hello | Taps | Topology | Ready | Heads | Loss | Gap | Bye | Tracing | TracedRules | RuleHits | Ruleset
+    Hello
+    | Taps
+    | Topology
+    | Ready
+    | Heads
+    | Loss
+    | Gap
+    | Bye
+    | Tracing
+    | TracedRules
+    | RuleHits
+    | Ruleset
+    | RuleCounts
 )
 
 

@@ -50,6 +50,7 @@ from daemonset.observation import (
     Loss,
     Message,
     Ready,
+    RuleCounts,
     RuleHits,
     Ruleset,
     Taps,
@@ -110,6 +111,7 @@ Frame = (
     | TracedRules
     | RuleHits
     | Ruleset
+    | RuleCounts
     | PacketRows
     | NatRows
 )

@@ -239,7 +239,7 @@ class _Writer:
         if name == "MARK" and len(info) >= 8:  # struct xt_mark_tginfo2
             mark, mask = struct.unpack_from("=II", info)
             detail = f"--set-xmark {mark:#x}/{mask:#x}"
-        elif name in {"DNAT", "SNAT"} and (to := _range(info, self._address)):
+        elif name in {"DNAT", "SNAT"} and (to := nat_range(info, self._address)):
             detail = f"--to-{'destination' if name == 'DNAT' else 'source'} {to}"
         self._say(f"-j {name}", detail, action=_TARGETS.get(name, name.lower()))
 
@@ -309,7 +309,7 @@ def _address(value: bytes) -> str:
     return str(IPv4Address(value)) if len(value) == 4 else str(IPv6Address(value))
 
 
-def _range(info: bytes, width: int) -> str:
+def nat_range(info: bytes, width: int) -> str:
     """The first address and port of what NAT chooses from, where it has them.
 
     The target's older form is of IPv4 alone (struct nf_nat_ipv4_multi_range_compat), the later ones of either family

@@ -61,6 +61,21 @@ def ruleset() -> Ruleset:
     )
 
 
+def tables_with_rules(but: str = "") -> tuple[tuple[str, ...], bool]:
+    """The tables that have rules, as "ip nat", without those named `but`; and whether one of them translates addresses.
+
+    Raises TraceRefusedError and OSError where nftables cannot be asked.
+    """
+    found: dict[tuple[str, str], None] = {}
+    for message in listed(_all(_GETRULE)):
+        said = message.attributes()
+        if (family := FAMILIES.get(message.family)) is not None and (table := text(said.get(1))) != but:
+            found.setdefault((family, table))
+    chains = [chain for message in listed(_all(_GETCHAIN)) if (chain := _chain(message)) is not None]
+    translates = any(chain.type == "nat" and (chain.family, chain.table) in found for chain in chains)
+    return tuple(f"{family} {table}" for family, table in found), translates
+
+
 def _all(kind: int) -> Order:
     return Order(kind, DUMP, 0, b"")
 

@@ -1,7 +1,8 @@
 """The tracers of one node: its own, and one in each pod that has rules of its own, for as long as the pod is there.
 
 A pod's rules are where a load balancer inside the cluster masquerades, or a mesh redirects. A pod without tables of
-nftables is left alone. What is refused is told and hinders nothing.
+nftables is left alone. What is refused is told and hinders nothing. Of rules of iptables-legacy, which no trace tells,
+the counters are read instead, on the node itself.
 
 May be called from any thread; sockets are closed only by the thread that polls them.
 """
@@ -13,13 +14,18 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+import msgspec
+
+from daemonset.node.legacy_counters import CountsRefusedError, LegacyCounters
 from daemonset.node.nat_rules import MECHANISM, Tracer, TraceRefusedError, has_rules
-from daemonset.observation import RuleHits, TracedRules, Tracing
+from daemonset.node.nft_table import TABLE
+from daemonset.node.ruleset import tables_with_rules
+from daemonset.observation import RuleCounts, RuleHits, TracedRules, Tracing
 
 #: How many pods of a node are traced at most.
 MOST_PODS = 250
 
-Tell = Callable[[Tracing | TracedRules | RuleHits], None]
+Tell = Callable[[Tracing | TracedRules | RuleHits | RuleCounts], None]
 
 
 class Tracers:
@@ -32,10 +38,15 @@ class Tracers:
         self._lock = threading.Lock()
         self._open: dict[str, Tracer] = {}
         self._gone: set[str] = set()
+        self._counters: LegacyCounters | None = None
 
     def add_node(self) -> None:
-        """Trace the network namespace of the calling thread, as the node's own."""
+        """Trace the network namespace of the calling thread, as the node's own, and begin to count there."""
         self._add("")
+        try:
+            self._counters = LegacyCounters()
+        except CountsRefusedError as error:
+            self._tell(RuleCounts(refused=str(error), time=time.time_ns()))
 
     def add_pod(self) -> None:
         """The same, as a pod's, if it has any rules."""
@@ -73,6 +84,8 @@ class Tracers:
         with self._lock:
             for tracer in self._open.values():
                 self._tell(tracer.state())
+        if self._counters:
+            self._tell(_beside(self._counters.counts()))
 
     def close(self) -> None:
         """Take everything away."""
@@ -80,6 +93,8 @@ class Tracers:
             for tracer in self._open.values():
                 tracer.close()
             self._open.clear()
+        if self._counters is not None:
+            self._counters.close()
 
     def _add(self, namespace: str) -> None:
         with self._lock:
@@ -94,3 +109,12 @@ class Tracers:
             self._gone.discard(namespace)
             self._open[namespace] = tracer
             self._tell(tracer.state())
+
+
+def _beside(counts: RuleCounts) -> RuleCounts:
+    """The same with the tables of nftables that packets pass as well, in the namespace of the calling thread."""
+    try:
+        rivals, translates = tables_with_rules(TABLE)
+    except (TraceRefusedError, OSError):
+        return counts  # there is no nftables
+    return msgspec.structs.replace(counts, rivals=rivals, rival_nat=translates)

@@ -175,7 +175,8 @@ def capture(
         typer.Option(
             "--trace-rules",
             help="Let the kernels name the very rules that replace addresses or drop packets: a table of our own marks "
-            "packets that begin connections, and goes away with the agent whatever ends it.",
+            "packets that begin connections, and goes away with the agent whatever ends it. Of iptables-legacy, the "
+            "rules' counters are read.",
         ),
     ] = False,
     trace_limit: Annotated[

@@ -39,6 +39,7 @@ class ProxyMode(enum.StrEnum):
 
     IPTABLES = "iptables"
     NFTABLES = "nftables"
+    IPTABLES_LEGACY = "iptables-legacy"
 
 
 OutputOption = Annotated[

@@ -141,7 +141,9 @@ class Cluster:
         folder = self._folder(namespace)
         source = folder / name
         source.write_text(text, encoding="utf-8")
-        return processes.start(argv, namespace, folder / f"{name}.log", source)
+        # iptables-legacy takes a lock, in a folder that need not be ours.
+        lock = {"XTABLES_LOCKFILE": str(folder / "xtables.lock")}
+        return processes.start(argv, namespace, folder / f"{name}.log", source, lock)
 
     def _rules(self) -> None:
         texts = rules.rule_texts(self.plan, self.facts)
@@ -153,7 +155,8 @@ class Cluster:
         if tool == "nft":
             return ("nft", "-f", "-")
         family = tool.removesuffix("-restore")
-        for name in (tool, f"{family}-nft-restore", f"{family}-legacy-restore"):
+        names = (tool, f"{family}-nft-restore", f"{family}-legacy-restore")
+        for name in names if "-legacy" not in tool else (tool,):
             with contextlib.suppress(LabError):
                 command = (name, "--wait", "--noflush")
                 self._feed(command, network.FABRIC, name, "*nat\nCOMMIT\n").finish()
@@ -161,7 +164,7 @@ class Cluster:
         log = self._folder(network.FABRIC) / f"{tool}.log"
         raise LabError(
             f"{tool} does not work with this kernel: {processes.last_words(log)}; "
-            "try --proxy-mode nftables, or load the kernel's modules: modprobe nft_compat ip_tables"
+            "try --proxy-mode nftables, or load the kernel's modules: modprobe nft_compat ip_tables iptable_nat"
         )
 
     def change(self, scenario: Scenario, balanced: Sequence[str]) -> int:

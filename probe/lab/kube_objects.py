@@ -224,12 +224,14 @@ def _kube_proxy(plan: Plan) -> Json:
     cluster = plan.scenario.cluster
     cidr = ",".join(CLUSTER_CIDRS[family] for family in plan.families) if cluster.cluster_cidr else ""
     masquerade_all = "true" if cluster.masquerade_all else "false"
+    # kube-proxy does not know which of the two iptables it runs.
+    mode = plan.proxy_mode.removesuffix("-legacy")
     lines = [
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1",
         "kind: KubeProxyConfiguration",
         f'clusterCIDR: "{cidr}"',
-        f"mode: {plan.proxy_mode}",
-        f"{plan.proxy_mode}:",
+        f"mode: {mode}",
+        f"{mode}:",
         f"  masqueradeAll: {masquerade_all}",
     ]
     return {

@@ -31,7 +31,8 @@ import msgspec
 from probe.lab.complaints import is_place
 from probe.lab.scenario import Family, Pod, Request, Scenario
 
-ProxyMode = Literal["iptables", "nftables"]
+#: How nodes forward. "iptables-legacy" is kube-proxy's iptables mode on nodes whose iptables is the legacy one.
+ProxyMode = Literal["iptables", "nftables", "iptables-legacy"]
 
 APP_SERVICE = "app"
 APP_SERVICE_PORT = 80

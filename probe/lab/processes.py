@@ -26,6 +26,8 @@ PACKAGES = {
     "nft": "nftables",
     "iptables-restore": "iptables",
     "ip6tables-restore": "iptables",
+    "iptables-legacy-restore": "iptables",
+    "ip6tables-legacy-restore": "iptables",
     "ip": "iproute2",
     "bridge": "iproute2",
     "openssl": "openssl",
@@ -161,12 +163,18 @@ def pause() -> None:
             signal.pause()
 
 
-def start(argv: Sequence[str], namespace: str, log: Path, stdin: Path | None = None) -> Job:
+def start(
+    argv: Sequence[str],
+    namespace: str,
+    log: Path,
+    stdin: Path | None = None,
+    env: dict[str, str] | None = None,
+) -> Job:
     """Start a program that reads `stdin` and whose output goes to `log`. Raises LabError."""
     source = os.open(stdin or os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
-        return Job(spawn(Program(argv, namespace, (source, sink, sink))), argv, log)
+        return Job(spawn(Program(argv, namespace, (source, sink, sink), env or {})), argv, log)
     finally:
         os.close(source)
         os.close(sink)

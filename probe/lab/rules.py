@@ -17,10 +17,13 @@ from probe.lab.kube_objects import SERVICE_CIDRS
 from probe.lab.plan import CLUSTER_CIDRS, Plan, PlannedNode, PlannedPod
 from probe.lab.scenario import Family
 
-Tool = Literal["iptables-restore", "ip6tables-restore", "nft"]
+Tool = Literal[
+    "iptables-restore", "ip6tables-restore", "iptables-legacy-restore", "ip6tables-legacy-restore", "nft"
+]
 
 VERSIONS: dict[Family, IpVersion] = {"ipv4": 4, "ipv6": 6}
 _RESTORE: dict[Family, Tool] = {"ipv4": "iptables-restore", "ipv6": "ip6tables-restore"}
+_LEGACY: dict[Family, Tool] = {"ipv4": "iptables-legacy-restore", "ipv6": "ip6tables-legacy-restore"}
 
 
 class RuleText(msgspec.Struct, frozen=True):
@@ -35,7 +38,7 @@ def rule_texts(plan: Plan, facts: Facts) -> list[RuleText]:
     """Everything to load. Texts do not depend on each other; each is one transaction per table."""
     texts: defaultdict[tuple[str, Tool], str] = defaultdict(str)
     for family in plan.families:
-        tool: Tool = "nft" if plan.proxy_mode == "nftables" else _RESTORE[family]
+        tool = _tool(plan, family)
         for node in plan.nodes:
             texts[node.name, tool] += _node(plan, facts, node, family)
         for pod in plan.pods:
@@ -54,6 +57,16 @@ def rule_texts(plan: Plan, facts: Facts) -> list[RuleText]:
             )
             texts[lb.name, "nft"] += extras.snat_balancer(VERSIONS[family], redirect)
     return [RuleText(namespace, tool, text) for (namespace, tool), text in texts.items()]
+
+
+def _tool(plan: Plan, family: Family) -> Tool:
+    """What loads a node's rules."""
+    match plan.proxy_mode:
+        case "nftables":
+            return "nft"
+        case "iptables-legacy":
+            return _LEGACY[family]
+    return _RESTORE[family]
 
 
 def anew(tool: Tool, text: str) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from analysis.analyze import analyze
 from analysis.report import Report
-from daemonset.observation import Rule, RuleHit, Tracing
+from daemonset.observation import Rule, RuleCounts, RuleHit, Tracing
 from tests.analysis.story import Story
 
 
@@ -60,3 +60,9 @@ def with_tracing(story: Story, *states: Tracing) -> Report:
     """The report of a story in which node1 says so of its trace."""
     traced = dataclasses.replace(story.recording(), tracings=tuple(("node1", state) for state in states))
     return analyze(traced, story.facts)
+
+
+def with_counts(story: Story, counts: RuleCounts) -> Report:
+    """The report of a story in which node1 says what its rules of iptables-legacy counted."""
+    counted = dataclasses.replace(story.recording(), rule_counts=(("node1", counts),))
+    return analyze(counted, story.facts)

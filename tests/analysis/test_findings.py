@@ -14,8 +14,8 @@ from analysis.checks.catalogue import BY_CODE as CHECKS
 from analysis.facts import Facts, Pod
 from analysis.findings import CATALOGUE
 from analysis.report import Report
-from daemonset.observation import TcpFlag, Tracing
-from tests.analysis.rule_stories import MARK, MASQUERADE, Said, with_rules, with_tracing
+from daemonset.observation import RuleCounts, TcpFlag, Tracing
+from tests.analysis.rule_stories import MARK, MASQUERADE, Said, with_counts, with_rules, with_tracing
 from tests.analysis.story import NODES, PODS, Story, cluster
 from tests.analysis.test_chain import CHAIN_STORIES, application_in_doubt, misconfigured
 from tests.analysis.test_stories import (
@@ -217,6 +217,9 @@ STORIES: dict[str, Callable[[], Report]] = {
     "SIP421": lambda: by_a_rule("Cluster", Said("ip nat POSTROUTING", "masquerade")),
     "SIP422": stopped_by_a_rule,
     "SIP423": lambda: with_tracing(Story(cluster()).connection(REMOTE), Tracing(refused="others trace")),
+    "SIP425": lambda: with_counts(
+        Story(cluster()).connection(REMOTE), RuleCounts(tables=("ip nat",), rivals=("ip filter",))
+    ),
     "SIP424": lambda: by_a_rule("Local", MARK, MASQUERADE),
     "SIP901": dropped,
     "SIP902": lambda: Story(cluster()).connection(REMOTE).report(),

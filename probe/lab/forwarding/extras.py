@@ -33,7 +33,7 @@ def cni_masquerade(mode: ProxyMode, version: IpVersion, cluster_cidr: str, every
 
     The latter is what flannel did until it learnt to spare traffic to local pods (flannel#734).
     """
-    if mode == "iptables":
+    if mode != "nftables":
         lines = [
             "*nat",
             ":FLANNEL-POSTRTG - [0:0]",
@@ -58,7 +58,7 @@ def cni_masquerade(mode: ProxyMode, version: IpVersion, cluster_cidr: str, every
 
 def host_port(mode: ProxyMode, version: IpVersion, redirects: list[Redirect]) -> str:
     """The portmap CNI plugin: a port of the node becomes a port of a pod; the source stays."""
-    if mode == "iptables":
+    if mode != "nftables":
         lines = [
             "*nat",
             ":CNI-HOSTPORT-DNAT - [0:0]",
@@ -80,7 +80,7 @@ def host_port(mode: ProxyMode, version: IpVersion, redirects: list[Redirect]) ->
 
 def service_pod(mode: ProxyMode, version: IpVersion, redirect: Redirect) -> str:
     """klipper-lb inside its pod: DNAT to the Service's cluster IP, and masquerade, or replies would miss it."""
-    if mode == "iptables":
+    if mode != "nftables":
         lines = [
             "*nat",
             (
