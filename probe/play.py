@@ -6,6 +6,7 @@ Or requests of our own are sent there instead (`probe.ask`), of which nothing is
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from probe.agents.lab import LabSource
 from probe.agents.tracing import trace_arguments
 from probe.ask import Question, ask_in_lab, lab_orders
 from probe.folder import Meta
+from probe.ingress import read_ingress
 from probe.lab import Answer, Lab, ProxyMode, Scenario
 from probe.lab.plan import Plan, make_plan, same_address
 from probe.lab.scenario import Request
@@ -70,7 +72,7 @@ def play(
     proxy_mode: ProxyMode,
     *,
     question: Question | None = None,
-    ingress: Callable[[], IngressRecord] = IngressRecord,
+    ingress: Callable[[], IngressRecord] | None = None,
     record: Path | None = None,
     linger: float = 0.0,
     clients: tuple[str, ...] = (),
@@ -82,10 +84,10 @@ def play(
     """Build the scenario's cluster, watch it everywhere, send its requests, judge. Raises ProbeError.
 
     A `question` is asked instead of the scenario's own requests. `ingress` is asked for configurations and logs
-    when all has been sent. `linger` is how many seconds to go on watching after the last answer. Ctrl-C ends the
-    watching only. `clients`: the report is about these alone. `sample` N: of N TCP connections one is watched.
-    `trace`: of how many packets on each node the kernel is to name the rules that they meet. `beside`: what else is
-    done while it is watched.
+    when all has been sent; else there is what the scenario says. `linger` is how many seconds to go on watching
+    after the last answer. Ctrl-C ends the watching only. `clients`: the report is about these alone. `sample` N: of
+    N TCP connections one is watched. `trace`: of how many packets on each node the kernel is to name the rules that
+    they meet. `beside`: what else is done while it is watched.
     """
     orders = lab_orders(question, make_plan(scenario, proxy_mode)) if question is not None else []
     answers: list[Answer] = []
@@ -109,7 +111,8 @@ def play(
             progress("ending the capture; Ctrl-C again gives up")
         own = beside.end() if beside is not None else NONE_OWN
         told = tuple(msgspec.json.decode(msgspec.json.encode(answer)) for answer in answers)
-        return Words(told, tuple(asked), ingress(), tuple(lab.changes), own)
+        said = ingress() if ingress is not None else _given(scenario)
+        return Words(told, tuple(asked), said, tuple(lab.changes), own)
 
     with Lab.start(scenario, proxy_mode, progress) as lab:
         facts = facts_from_objects(lab.objects())
@@ -139,6 +142,16 @@ def play(
         own=session.meta.own,
     )
     return Played(scenario, plan, session, report, tuple(answers))
+
+
+def _given(scenario: Scenario) -> IngressRecord:
+    """What the scenario has the analysis told of the ingress, read as any configuration. Raises ProbeError."""
+    if not scenario.ingress_config:
+        return IngressRecord()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "ingress.conf")
+        file.write_text(scenario.ingress_config)
+        return read_ingress([file], [])
 
 
 def _service(scenario: Scenario) -> str | None:
@@ -217,7 +230,19 @@ def differences(played: Played) -> list[str]:
     )
     if unexpected > 0:
         wrong.append(f"the report has {unexpected} journeys that nobody set out on")
-    return wrong + _about_health(played)
+    return [*wrong, *_about_session(played), *_about_health(played)]
+
+
+def _about_session(played: Played) -> list[str]:
+    """Complaints about findings that belong to no request: exactly those named, but for those of health checks."""
+    of_journeys = {code for journey in played.report.journeys for code in journey.findings}
+    found = {
+        finding.code for finding in played.report.findings if not finding.code.startswith("SIP6")
+    } - of_journeys
+    if found == set(played.scenario.findings):
+        return []
+    wanted = ", ".join(played.scenario.findings) or "none"
+    return [f"findings of the session are {', '.join(sorted(found)) or 'none'}, expected {wanted}"]
 
 
 def _about_health(played: Played) -> list[str]:

@@ -20,6 +20,12 @@ class Ends(NamedTuple):
     destination: str
     destination_port: int
 
+    @property
+    def block(self) -> bytes:
+        """The addresses and ports as version 2 has them (§2.2). Raises ValueError where an address is none."""
+        packed = ip_address(self.source).packed + ip_address(self.destination).packed
+        return packed + struct.pack("!HH", self.source_port, self.destination_port)
+
 
 def proxy_header(version: int, ends: Ends | None) -> bytes:
     """The header of version 1 or 2. Raises ValueError where an address is none, or families differ."""
@@ -33,6 +39,5 @@ def proxy_header(version: int, ends: Ends | None) -> bytes:
             f"PROXY TCP{source.version} {source} {destination} {ends.source_port} {ends.destination_port}\r\n"
         )
         return words.encode()
-    block = source.packed + destination.packed + struct.pack("!HH", ends.source_port, ends.destination_port)
     family = b"\x11" if source.version == 4 else b"\x21"
-    return _SIGNATURE + b"\x21" + family + struct.pack("!H", len(block)) + block
+    return _SIGNATURE + b"\x21" + family + struct.pack("!H", len(ends.block)) + ends.block

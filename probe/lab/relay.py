@@ -34,7 +34,7 @@ class Way(NamedTuple):
             text = self.text
             for name, value in ends._asdict().items():
                 text = text.replace(b"{%s}" % name.encode(), str(value).encode())
-            return text
+            return text.replace(b"{block}", ends.block)
         return b"" if self.version == "none" else proxy_header(int(self.version[1]), ends)
 
 

@@ -72,7 +72,8 @@ class Frontend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     `balance`: "first" takes the first target that lives, "roundrobin" each in turn.
     Of the kind `relay` only: `split` is how many bytes of the PROXY header go into the first segment, 0: all.
     `proxy_text` are the characters (Latin-1) that it sends instead of a proper header, with {source}, {destination},
-    {source_port} and {destination_port} replaced by those of the client's connection.
+    {source_port} and {destination_port} replaced by those of the client's connection, {block} by all of them as
+    version 2 packs them.
     """
 
     port: Port = 80
@@ -306,7 +307,11 @@ class HealthExpect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A whole scenario; `name` is the file's name without its ending. `edge` is a balancer before the balancer."""
+    """A whole scenario; `name` is the file's name without its ending. `edge` is a balancer before the balancer.
+
+    `ingress_config` is what the analysis is told of the ingress, as by --ingress-config. `findings` are those of the
+    whole session, which belong to no request.
+    """
 
     title: str
     story: str
@@ -320,6 +325,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     health_ports: tuple[HealthPort, ...] = ()
     events: tuple[Event, ...] = ()
     health_expect: HealthExpect | None = None
+    ingress_config: str = ""
+    findings: tuple[str, ...] = ()
     name: str = ""
 
     def after(self, event: Event) -> Scenario:

@@ -80,6 +80,9 @@ CATALOGUE = {
     "proxy-wrong-source",
     "proxy-stranger",
     "proxy-chain",
+    "proxy-family",
+    "config-open",
+    "config-not-running",
 }
 
 
