@@ -5,12 +5,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from analysis.addresses import AddressBook, OwnerKind, TargetKind, text
+from analysis.addresses import AddressBook, Owner, OwnerKind, TargetKind, text
 from analysis.expectation import EXTERNAL_WAYS
 from analysis.facts import Facts, Policy
 from analysis.hops import Change, Step
+from analysis.origin import Caller, Origin, origin, told_apart
 from daemonset.observation import TapKind
 
 
@@ -122,34 +123,34 @@ def _by_kube_proxy(entry: Step, change: Change, book: AddressBook, facts: Facts)
         return Mechanism.MASQUERADE_ALL
     if source.kind in {OwnerKind.NODE, OwnerKind.LOOPBACK}:
         return Mechanism.NODE_LOCAL
-    return Mechanism.CLUSTER_CIDR if _off_cluster(entry.addresses.src, entry.place, facts) else None
+    return Mechanism.CLUSTER_CIDR if _off_cluster(entry, source, facts) else None
 
 
-def _local_ranges(node: str, facts: Facts) -> tuple[str, ...] | None:
-    """The ranges whose addresses kube-proxy on a node takes for local; None where it tells nothing apart.
+def _off_cluster(entry: Step, owner: Owner, facts: Facts) -> bool:
+    """Whether kube-proxy masquerades what comes from there to a cluster IP, as traffic from outside the cluster.
 
-    By a bridge or by the names of interfaces it knows the pods of its own node, as by the node's pod CIDRs
-    (pkg/proxy/util/localdetector.go).
+    It does not where it tells no pods apart. By a bridge or by the names of interfaces it knows the pods of its own
+    node, whose addresses are the node's.
     """
-    own = tuple(cidr for each in facts.nodes if each.name == node for cidr in each.pod_cidrs)
-    if facts.local_detection.mode == "ClusterCIDR":
-        return facts.cluster_cidrs or None
-    if facts.local_detection.mode and own:
-        return own
-    return facts.cluster_cidrs or tuple(cidr for each in facts.nodes for cidr in each.pod_cidrs)
-
-
-def _off_cluster(source: int, node: str, facts: Facts) -> bool:
-    """Whether kube-proxy on a node takes the source for one from outside the cluster."""
-    ranges = _local_ranges(node, facts)
-    if ranges is None:
+    address = ip_address(text(entry.addresses.src))
+    detection = facts.local_detection
+    if detection.mode and told_apart(facts, entry.place, address.version) is False:
         return False
-    address = ip_address(text(source))
-    for cidr in ranges:
+    if detection.mode in {"ClusterCIDR", "NodeCIDR"}:
+        found = origin(Caller(entry.place, entry.addresses.src, owner), facts)
+        if found is not Origin.UNKNOWN:
+            return found is Origin.OUTSIDE
+    return not any(address in network for network in _pod_networks(entry.place, facts))
+
+
+def _pod_networks(node: str, facts: Facts) -> list[IPv4Network | IPv6Network]:
+    """The ranges of pods' addresses that kube-proxy on a node is likely to take for local."""
+    own = tuple(cidr for each in facts.nodes if each.name == node for cidr in each.pod_cidrs)
+    every = tuple(cidr for each in facts.nodes for cidr in each.pod_cidrs)
+    found = []
+    for cidr in (facts.local_detection.mode and own) or facts.cluster_cidrs or every:
         try:
-            network = ip_network(cidr, strict=False)
+            found.append(ip_network(cidr, strict=False))
         except ValueError:
             continue
-        if network.version == address.version and address in network:
-            return False
-    return True
+    return found

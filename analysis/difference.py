@@ -28,12 +28,12 @@ def differences(
     """Codes of differences that no other finding tells, and a line for each difference; none without facts."""
     if not facts.known:
         return [], ()
-    found = [each for each in (_forwarded(connection, known), _masked(known, blames, codes)) if each]
+    found = [each for each in (_forwarded(connection, known, facts), _masked(known, blames, codes)) if each]
     told = [*found, *_source(connection, blames, codes, facts)]
     return [each.code for each in found], tuple(told)
 
 
-def _forwarded(connection: Connection, known: Known) -> Support | None:
+def _forwarded(connection: Connection, known: Known, facts: Facts) -> Support | None:
     """Forwarded by a node that should have dropped it. The way in has to have been seen from outside, at its NIC."""
     trip = connection.trip
     entry = entry_step(trip.steps)
@@ -41,7 +41,7 @@ def _forwarded(connection: Connection, known: Known) -> Support | None:
         return None
     if connection.owner.kind is not OwnerKind.EXTERNAL or entry.target.kind not in EXTERNAL_WAYS:
         return None
-    expected = expectation(connection, entry)
+    expected = expectation(connection, entry, facts)
     reached = trip.reached
     if expected is not Expected.DROP_NO_LOCAL_ENDPOINT or not known.forwarded or reached is None:
         return None

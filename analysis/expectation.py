@@ -1,7 +1,8 @@
 """What the Service's own configuration calls for, at the node that was asked.
 
-Written after the semantics of kube-proxy (pkg/proxy/topology.go, KEP-1669 for terminating endpoints); datapaths
-that do otherwise are told apart by facts.
+Written after the semantics of kube-proxy (pkg/proxy/topology.go, KEP-1669 for terminating endpoints; for clients inside
+the cluster, the external chains of pkg/proxy/iptables and pkg/proxy/nftables); datapaths that do otherwise are told
+apart by facts.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import enum
 from ipaddress import ip_address, ip_network
 
-from analysis.addresses import Owner, OwnerKind, Target, TargetKind, text
+from analysis.addresses import OwnerKind, Target, TargetKind, text
 from analysis.facts import Endpoint, Facts, Policy, Service
+from analysis.origin import Caller, Origin, origin
 
 EXTERNAL_WAYS = frozenset({TargetKind.NODE_PORT, TargetKind.LOAD_BALANCER, TargetKind.EXTERNAL_IP})
 
@@ -58,27 +60,37 @@ def usable(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
     return ready or tuple(entry for entry in endpoints if entry.serving and entry.terminating)
 
 
-def expected_at(target: Target, node: str | None, source: int, owner: Owner) -> Expected:
-    """What `node` should do with a connection from `source` to this way into a Service."""
+def expected_at(target: Target, caller: Caller, facts: Facts) -> Expected:
+    """What the caller's node should do with its connection to this way into a Service.
+
+    Where nothing says whether the node takes the caller for a pod of its own cluster, a drop is not expected.
+    """
     service = target.service
     endpoints = tuple(entry for entry in service.endpoints if entry.port_name == target.port)
     if not usable(endpoints):
         return Expected.REJECT_NO_ENDPOINT
-    if target.kind is TargetKind.LOAD_BALANCER and not _admitted(service, source):
+    if target.kind is TargetKind.LOAD_BALANCER and not _admitted(service, caller.source):
         return Expected.DROP_SOURCE_RANGE
-    if _needs_local(target, owner):
-        local = tuple(entry for entry in endpoints if entry.node == node)
+    if _needs_local(target, caller, facts):
+        local = tuple(entry for entry in endpoints if entry.node == caller.node)
         if not usable(local):
             return Expected.DROP_NO_LOCAL_ENDPOINT
     return Expected.FORWARD
 
 
-def _needs_local(target: Target, owner: Owner) -> bool:
-    """Whether only endpoints of the same node count. Clients inside the cluster are short-circuited."""
+def _needs_local(target: Target, caller: Caller, facts: Facts) -> bool:
+    """Whether only endpoints of the same node count, for certain.
+
+    kube-proxy leads pods and processes of the node past policy Local, as if they went out to the balancer and came
+    back; whom it takes for a pod, detectLocalMode says. Other datapaths know their pods by themselves.
+    """
     if target.kind is TargetKind.CLUSTER_IP:
         return target.service.internal_policy is Policy.LOCAL
-    inside = owner.kind in {OwnerKind.POD, OwnerKind.NODE, OwnerKind.LOOPBACK, OwnerKind.POD_NETWORK}
-    return target.service.external_policy is Policy.LOCAL and not inside
+    if target.service.external_policy is not Policy.LOCAL:
+        return False
+    if facts.proxy_mode in {"iptables", "nftables"}:
+        return origin(caller, facts) is Origin.OUTSIDE
+    return caller.owner is not None and caller.owner.kind in {OwnerKind.EXTERNAL, OwnerKind.BALANCER}
 
 
 def _admitted(service: Service, source: int) -> bool:

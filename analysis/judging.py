@@ -189,10 +189,12 @@ def _codes(
     codes = _cause_codes(connection, known, judgement, blames)
     codes += _header_codes(connection, known)
     codes += mismatches(connection, context.habits) if not forged(connection) else []
-    codes += _reach_codes(connection, known)
+    codes += _reach_codes(connection, known, context.facts)
     for attempt in connection.attempts:
         alone = Connection(attempt, (), connection.owner)
-        codes += _reach_codes(alone, learn(alone, context.coverage, context.book, context.facts))
+        codes += _reach_codes(
+            alone, learn(alone, context.coverage, context.book, context.facts), context.facts
+        )
     codes = _named_codes(trip, codes, blames, context.rules)
     codes += _way_codes(trip, known, judgement, context)
     codes += _reading_codes(connection, known, judgement)
@@ -256,11 +258,11 @@ def _reading_codes(connection: Connection, known: Known, judgement: Judgement) -
     return codes
 
 
-def _reach_codes(connection: Connection, known: Known) -> list[str]:
+def _reach_codes(connection: Connection, known: Known, facts: Facts) -> list[str]:
     """Connections that reached nobody."""
     trip = connection.trip
     entry = entry_step(trip.steps)
-    expected = expectation(connection, entry) if entry is not None else Expected.FORWARD
+    expected = expectation(connection, entry, facts) if entry is not None else Expected.FORWARD
     if known.silence is Silence.EXPECTED:
         return ["SIP205" if expected is Expected.DROP_SOURCE_RANGE else "SIP201"]
     if known.silence is Silence.UNEXPLAINED:

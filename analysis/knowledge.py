@@ -12,6 +12,7 @@ from analysis.facts import Facts
 from analysis.forgery import PROXY_CLAIMS
 from analysis.hops import Step
 from analysis.mismatch import Reaction, reaction
+from analysis.origin import Caller
 from analysis.recording import Recording
 from analysis.relay import BY_HEADER, BY_HELLO, BY_ORDER
 from analysis.trips import PROXY_PAYLOADS, Connection, Trip, Word
@@ -318,7 +319,7 @@ def _silence(connection: Connection, coverage: Coverage, facts: Facts) -> Silenc
     here = [step.sighting for step in trip.steps if step.place == entry.place and step.sighting]
     if not any(s.syns > 1 and s.last - (s.first or s.last) >= REPEATED for s in here):
         return Silence.TOO_SHORT
-    if expectation(connection, entry) in {Expected.DROP_NO_LOCAL_ENDPOINT, Expected.DROP_SOURCE_RANGE}:
+    if expectation(connection, entry, facts) in {Expected.DROP_NO_LOCAL_ENDPOINT, Expected.DROP_SOURCE_RANGE}:
         return Silence.EXPECTED
     return Silence.UNEXPLAINED
 
@@ -330,8 +331,13 @@ def _entry_on_node(steps: Sequence[Step], facts: Facts) -> Step | None:
     return on_nodes[-1] if on_nodes else None
 
 
-def expectation(connection: Connection, entry: Step) -> Expected:
+def expectation(connection: Connection, entry: Step, facts: Facts) -> Expected:
     """What the facts call for at the node where the leg entered."""
     if entry.target is None:
         return Expected.FORWARD
-    return expected_at(entry.target, entry.place, entry.addresses.src, connection.owner)
+    source = entry.addresses.src
+    # Of an address that has replaced the client's, the client's owner says nothing.
+    owner = connection.owner if source == connection.trip.source else None
+    known = entry.kind in {TapKind.NIC, TapKind.BRIDGE, TapKind.TUNNEL} and not entry.everywhere
+    arrived = entry.interface if known and entry.asked else None
+    return expected_at(entry.target, Caller(entry.place, source, owner, arrived), facts)

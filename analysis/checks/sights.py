@@ -19,6 +19,7 @@ from analysis.checks.result import Sight
 from analysis.checks.spread import eligible, placed
 from analysis.expectation import Source, source_expected, usable
 from analysis.facts import Endpoint, Facts, Node, Policy, Service
+from analysis.origin import told_apart
 
 #: Most nodes that get rows of their own.
 MOST_NODES = 1000
@@ -154,9 +155,10 @@ def _inside(case: Case, node: Node, places: list[Place]) -> Sight:
     to = tuple(sorted(each.name for each in places))
     missing = "no PROXY header" if sends_proxy(service.annotations).on else ""
     row = Sight(node.name, client, "short-circuited", "", to=to, header=missing, because=because)
-    if service.external_policy is Policy.LOCAL and not _told_apart(facts):
+    if service.external_policy is Policy.LOCAL and not _told_apart(facts, node, service):
         local = tuple(sorted(each.name for each in places if each.node == node.name))
-        why = "kube-proxy does not tell pods from clients outside (no clusterCIDR)"
+        missing = "podCIDR of the node" if facts.local_detection.mode == "NodeCIDR" else "clusterCIDR"
+        why = f"kube-proxy does not tell pods from clients outside (no {missing})"
         if not local:
             return Sight(node.name, client, "dropped", "", because=why)
         return msgspec.structs.replace(row, to=local, seen="the pod's address", because=why)
@@ -165,8 +167,7 @@ def _inside(case: Case, node: Node, places: list[Place]) -> Sight:
     return msgspec.structs.replace(row, by=f"kube-proxy on {node.name}", seen=f"an address of {node.name}")
 
 
-def _told_apart(facts: Facts) -> bool:
-    """Whether who forwards knows the cluster's own pods (detectLocalMode)."""
-    if facts.proxy_mode == "ebpf" or facts.local_detection.mode != "ClusterCIDR":
-        return True
-    return bool(facts.cluster_cidrs)
+def _told_apart(facts: Facts, node: Node, service: Service) -> bool:
+    """Whether who forwards knows the cluster's own pods (detectLocalMode), of the Service's family."""
+    version = 6 if ":" in next(iter(service.cluster_ips), "") else 4
+    return facts.proxy_mode == "ebpf" or told_apart(facts, node.name, version) is not False

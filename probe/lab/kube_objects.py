@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from probe.lab.network import BRIDGE
 from probe.lab.plan import (
     APP_PORT,
     APP_SERVICE,
@@ -230,9 +231,13 @@ def _kube_proxy(plan: Plan) -> Json:
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1",
         "kind: KubeProxyConfiguration",
         f'clusterCIDR: "{cidr}"',
+        f"detectLocalMode: {cluster.detect_local}",
         f"mode: {mode}",
         f"{mode}:",
         f"  masqueradeAll: {masquerade_all}",
+        "detectLocal:",
+        f"  bridgeInterface: {BRIDGE}",
+        f"  interfaceNamePrefix: {BRIDGE[:3]}",
     ]
     return {
         "apiVersion": "v1",

@@ -14,6 +14,7 @@ from probe.lab.forwarding.iptables import iptables_rules
 from probe.lab.forwarding.nftables import nftables_rules
 from probe.lab.forwarding.services import IpVersion, NodeFacts
 from probe.lab.kube_objects import SERVICE_CIDRS
+from probe.lab.network import BRIDGE
 from probe.lab.plan import CLUSTER_CIDRS, Plan, PlannedNode, PlannedPod
 from probe.lab.scenario import Family
 
@@ -82,12 +83,15 @@ def anew(tool: Tool, text: str) -> str:
 def node_facts(plan: Plan, node: PlannedNode) -> NodeFacts:
     """What kube-proxy on that node is told about itself and the cluster."""
     cluster = plan.scenario.cluster
+    ranges = tuple(CLUSTER_CIDRS[family] for family in plan.families) if cluster.cluster_cidr else ()
+    by_node = cluster.detect_local == "NodeCIDR"
     return NodeFacts(
         name=node.name,
         addresses=tuple(node.host.addresses.values()),
-        cluster_cidrs=tuple(CLUSTER_CIDRS[family] for family in plan.families)
-        if cluster.cluster_cidr
-        else (),
+        cluster_cidrs=tuple(node.pod_cidrs.values()) if by_node else ranges,
+        local_interface={"BridgeInterface": BRIDGE, "InterfaceNamePrefix": f"{BRIDGE[:3]}*"}.get(
+            cluster.detect_local, ""
+        ),
         service_cidrs=tuple(SERVICE_CIDRS[family] for family in plan.families),
         masquerade_all=cluster.masquerade_all,
     )

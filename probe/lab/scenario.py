@@ -45,6 +45,8 @@ class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `cni_masquerade`: "outgoing" masquerades what leaves the pod network, as CNIs do; "everything" masquerades
     what enters it as well, as flannel once did; "off" leaves addresses alone.
+    `cluster_cidr`: whether kube-proxy is told the pods' network. `detect_local` (detectLocalMode) is how it tells pods
+    from others: by that network, by the node's part of it, or by the bridge that their packets come from.
     `bridge_netfilter`: whether bridged packets pass the IP hooks too; None takes what the kernel offers.
     """
 
@@ -55,6 +57,7 @@ class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cni_masquerade: Literal["off", "outgoing", "everything"] = "outgoing"
     masquerade_all: bool = False
     cluster_cidr: bool = True
+    detect_local: Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"] = "ClusterCIDR"
     bridge_netfilter: bool | None = None
 
 

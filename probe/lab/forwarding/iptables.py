@@ -126,7 +126,7 @@ class _Port:
         self.nat = nat
         self.node = node
         self.rules = rules
-        self.cidr = node.cidr(version)
+        self.local = node.local_arguments(version)
         self.bits = 32 if version == 4 else 128
         self.reject = "icmp-port-unreachable" if version == 4 else "icmp6-port-unreachable"
         self.cluster_chain = iptables_chain("SVC", rules)
@@ -181,8 +181,8 @@ class _Port:
         self.nat.add("KUBE-SERVICES", f"{match} -j {chain}")
         if self.node.masquerade_all:
             self.nat.add(chain, f"{match} -j KUBE-MARK-MASQ")
-        elif self.cidr:
-            self.nat.add(chain, f"! -s {self.cidr} {match} -j KUBE-MARK-MASQ")
+        elif self.local:
+            self.nat.add(chain, f"! {self.local} {match} -j KUBE-MARK-MASQ")
 
     def _external_addresses(self) -> None:
         rules = self.rules
@@ -236,9 +236,9 @@ class _Port:
             self.nat.add(chain, f"{_comment('masquerade traffic ' + what)} -j KUBE-MARK-MASQ")
         else:
             local = "-m addrtype --src-type LOCAL"
-            if self.cidr:
+            if self.local:
                 pods = _comment("pod traffic " + what)
-                self.nat.add(chain, f"-s {self.cidr} {pods} -j {self.cluster_chain}")
+                self.nat.add(chain, f"{self.local} {pods} -j {self.cluster_chain}")
             self.nat.add(chain, f"{_comment('masquerade LOCAL traffic ' + what)} {local} -j KUBE-MARK-MASQ")
             self.nat.add(chain, f"{_comment('route LOCAL traffic ' + what)} {local} -j {self.cluster_chain}")
         if rules.external_endpoints:

@@ -168,7 +168,7 @@ class _Port:
         self.table = table
         self.rules = rules
         self.ip = table.ip
-        self.cidr = table.node.cidr(table.version)
+        self.pods = table.node.local(table.version)
         self.service_chain = nftables_chain("service", rules)
         self.local_chain = nftables_chain("local", rules)
         self.external_chain = nftables_chain("external", rules)
@@ -214,10 +214,9 @@ class _Port:
         match = f"{self.ip} daddr {rules.cluster_ip} {rules.port.protocol} dport {rules.port.port}"
         if self.table.node.masquerade_all:
             self.table.chains[chain].insert(0, f"{match} jump mark-for-masquerade")
-        elif self.cidr:
-            self.table.chains[chain].insert(
-                0, f"{match} {self.ip} saddr != {self.cidr} jump mark-for-masquerade"
-            )
+        elif self.pods:
+            selector, value = self.pods
+            self.table.chains[chain].insert(0, f"{match} {selector} != {value} jump mark-for-masquerade")
 
     def _external_addresses(self) -> None:
         rules, refusal = self.rules, self._refusal(self.rules.external_endpoints)
@@ -249,10 +248,10 @@ class _Port:
         if not rules.external_local:
             chain.append("jump mark-for-masquerade")
         else:
-            if self.cidr:
+            if self.pods:
+                selector, value = self.pods
                 chain.append(
-                    f"{self.ip} saddr {self.cidr} goto {self.service_chain} "
-                    'comment "short-circuit pod traffic"'
+                    f'{selector} {value} goto {self.service_chain} comment "short-circuit pod traffic"'
                 )
             chain.append('fib saddr type local jump mark-for-masquerade comment "masquerade local traffic"')
             chain.append(

@@ -33,6 +33,21 @@ class NodeFacts(msgspec.Struct, frozen=True):
     cluster_cidrs: tuple[str, ...] = ()  # empty: local traffic is not told apart
     service_cidrs: tuple[str, ...] = ()
     masquerade_all: bool = False
+    local_interface: str = ""  # local traffic is told by where it comes in, a name or one that ends in *
+
+    def local(self, version: IpVersion) -> tuple[str, str] | None:
+        """What kube-proxy takes for pods' traffic, in nft's words: selector and value; None: it tells nothing apart."""
+        if self.local_interface:
+            return "iifname", f'"{self.local_interface}"'
+        cidr = self.cidr(version)
+        return (f"{'ip' if version == 4 else 'ip6'} saddr", cidr) if cidr else None
+
+    def local_arguments(self, version: IpVersion) -> str | None:
+        """The same as iptables' arguments."""
+        if self.local_interface:
+            return f"-i {self.local_interface.replace('*', '+')}"
+        cidr = self.cidr(version)
+        return f"-s {cidr}" if cidr else None
 
     def cidr(self, version: IpVersion) -> str | None:
         """The pods' CIDR of one family."""
