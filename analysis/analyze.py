@@ -43,6 +43,9 @@ JOURNEYS_TOLD = 5_000
 HEALTH_LEGS = 20_000
 
 
+_INTERRUPTED = "Query interrupted"
+
+
 class UnknownServiceError(ValueError):
     """The Service that was asked for is not among the facts."""
 
@@ -71,6 +74,10 @@ def analyze(
         report = _analyzed(recording, facts, service, given, limit)
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise MemoryError(str(error).partition("\n")[0]) from error
+    except RuntimeError as error:
+        if str(error) != _INTERRUPTED:
+            raise
+        raise KeyboardInterrupt from error  # DuckDB's name for it
     return msgspec.structs.replace(report, title=title)
 
 

@@ -103,6 +103,7 @@ def canonical(output: str) -> str:
     """An output without what differs from run to run: ports, counts, times, and the layout that follows them."""
     text = re.sub(rf":(?!(?:{_GIVEN_PORTS})\b)\d{{4,5}}\b", ":PORT", output)
     text = re.sub(r"\d+(?= observations)", "N", text)
+    text = re.sub(r"(?m)^ +\+\d+\.\d{3}(?=  )|(?<=lag )\d+\.\d(?= s\b)", " TIME", text)
     text = re.sub(r"(?m)^(-rw\S+ .*)$", "FILE", text)
     return re.sub(r"\s+", " ", re.sub(r"\^+", "^", text)).strip()
 

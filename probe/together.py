@@ -86,6 +86,7 @@ def _together(parts: Sequence[Part], facts: Facts, places: tuple[str, ...]) -> M
         own=OwnChecks(
             tuple(answer for part in parts for answer in part.meta.own.answers),
             tuple(source for part in parts for source in part.meta.own.sources),
+            tuple(reason for part in parts for reason in part.meta.own.reasons),
         ),
         ingress=ingress,
         streams={},

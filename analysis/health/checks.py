@@ -26,6 +26,9 @@ from daemonset.observation import HealthAnswer, Payload
 #: Two that asked a node within so many ns of each other may have been answered in the other order.
 _CROSSING = SECOND // 20
 
+#: So often in a row a port of a node must have been silent to ourselves before that counts.
+_CERTAIN = 3
+
 _PROXY = frozenset({Payload.PROXY_V1, Payload.PROXY_V2})
 
 
@@ -145,8 +148,8 @@ def own_checks(own: OwnChecks, service: Service, others: Sequence[Check]) -> lis
         asked[check.node].append(check.time)
     found = []
     for run in own.answers:
-        if run.port not in ports:
-            continue
+        if run.port not in ports or (not run.answer.isdigit() and run.times < _CERTAIN):
+            continue  # one that came to nothing may be our own fault
         times = [(run.time, max(run.times - 1, 1))] + ([(run.until, 1)] if run.times > 1 else [])
         for time, count in times:
             at = bisect_left(asked[run.node], time - _CROSSING)

@@ -40,7 +40,7 @@ def codes_of(watched: Watched) -> Codes:
     if health.saved:
         found["SIP610"] = [f"{_connections(health.saved)} served by endpoints that were terminating"]
     if not any(code in found for code in _BAD) and _verified(watched):
-        quiet = [node.node for node in health.nodes if node.outages and not node.connections]
+        quiet = [node.node for node in _quiet(health.nodes)]
         found["SIP609"] = [f"{node} says that it is unhealthy, and no client is sent there" for node in quiet]
     return found
 
@@ -51,9 +51,14 @@ _BAD = frozenset({"SIP601", "SIP602", "SIP603", "SIP604", "SIP605", "SIP606", "S
 def _verified(watched: Watched) -> bool:
     """Whether clients were sent to healthy nodes only while at least one node said that it must not be."""
     nodes = watched.health.nodes
-    quiet = [node for node in nodes if node.outages and not node.connections]
+    quiet = _quiet(nodes)
     served = [node for node in nodes if node.served and node.answers.get("200")]
     return bool(quiet) and sum(node.served for node in served) >= SETTLED
+
+
+def _quiet(nodes: Sequence[NodeHealth]) -> list[NodeHealth]:
+    """Nodes that told a balancer that they must not be sent to, and were not."""
+    return [node for node in nodes if any(outage.answers for outage in node.outages) and not node.connections]
 
 
 def _of_nodes(watched: Watched) -> Iterator[tuple[str, str]]:

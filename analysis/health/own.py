@@ -26,10 +26,14 @@ class OwnAnswer(msgspec.Struct, frozen=True):
 
 
 class OwnChecks(msgspec.Struct, frozen=True):
-    """All of a session. `sources`: address and port of sockets from which we asked while it was captured."""
+    """All of a session. `sources`: address and port of sockets from which we asked while it was captured.
+
+    `reasons`: what is missing.
+    """
 
     answers: tuple[OwnAnswer, ...] = ()
     sources: tuple[tuple[str, int], ...] = ()
+    reasons: tuple[str, ...] = ()
 
 
 NONE_OWN = OwnChecks()

@@ -47,6 +47,7 @@ class Outage(msgspec.Struct, frozen=True, rename="camel"):
     stopped: bool | None  # whether the balancer stopped sending; None: there was too little traffic to tell
     resumed: float | None  # the first connection after `until`
     everywhere: bool = False  # no other node said at that time that it was healthy
+    endpoints_gone: float | None = None  # when a watch told that its last ready endpoint was gone
 
 
 class NodeHealth(msgspec.Struct, frozen=True, rename="camel"):

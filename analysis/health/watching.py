@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from analysis.addresses import AddressBook, OwnerKind
 from analysis.facts import Facts, Service
 from analysis.health.arrivals import SECOND, Arrival, Arrivals, Outcome
@@ -63,7 +65,10 @@ def watched_of(
         (change for change in changes if change.service in {"", service.key}), key=lambda each: each.time
     )
     told = _told(checks, service)
-    nodes = tuple(_node(node, told, arrivals, service, facts) for node in _nodes(told, arrivals))
+    nodes = tuple(
+        _with_endpoints(_node(node, told, arrivals, service, facts), changes)
+        for node in _nodes(told, arrivals)
+    )
     senders = {each.trip.source for each in arrivals.at_nodes}
     known = {check.source for check in others if book.owner(check.source).kind is OwnerKind.BALANCER}
     settled = arrivals.clients and (arrivals.fronts or not arrivals.behind_balancer)
@@ -78,7 +83,7 @@ def watched_of(
         unsettled=sum(each.outcome is Outcome.OPEN for each in arrivals.clients),
         saved=len(_saved(nodes, arrivals, changes)),
         lag=_lag([outage for node in nodes for outage in node.outages]),
-        reasons=(*reasons, *_reasons(arrivals)),
+        reasons=(*reasons, *own.reasons, *_reasons(arrivals)),
     )
     return Watched(health, service, tuple(checks), arrivals, _moved(service, changes))
 
@@ -129,6 +134,21 @@ def _node(node: str, told: Sequence[Check], arrivals: Arrivals, service: Service
         lost=lost if arrivals.clients else None,
         outages=tuple(outages_of(Node(node, checks, arrivals, [check for check in told if check.healthy]))),
     )
+
+
+def _with_endpoints(node: NodeHealth, changes: Sequence[EndpointChange]) -> NodeHealth:
+    """The outages of a node with the time at which its last ready endpoint went before them."""
+    here = [change for change in changes if change.node == node.node]
+    outages = []
+    for outage in node.outages:
+        before = [change for change in here if change.time / SECOND <= outage.first]
+        gone = before[-1].time / SECOND if before and before[-1].ready == 0 else None
+        for change in reversed(before):
+            if gone is None or change.ready:
+                break
+            gone = change.time / SECOND  # the first of those that show none
+        outages.append(msgspec.structs.replace(outage, endpoints_gone=gone))
+    return msgspec.structs.replace(node, outages=tuple(outages))
 
 
 def _answers(checks: Sequence[Check]) -> dict[str, int]:
@@ -201,7 +221,7 @@ def _steps(changes: Sequence[EndpointChange]) -> list[EndpointChange]:
     last: dict[str, tuple[int, int]] = {}
     found = []
     for change in changes:
-        if last.get(change.node, (0, 0)) != (change.ready, change.terminating):
+        if last.get(change.node) != (change.ready, change.terminating):
             found.append(change)
         last[change.node] = (change.ready, change.terminating)
     return found

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import select
 import socket
 import sys
@@ -36,6 +37,9 @@ MOST, AT_ONCE = 1024, 16
 _LIMIT = 16384  # bytes of an answer that are read
 _START = 120  # characters of a status line that are kept
 _AT_ONCE_HERE = 64
+
+_content_length = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?:\r\n|$)", re.IGNORECASE).search
+_chunked = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNORECASE).search
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -148,7 +152,7 @@ def _exchange(connection: socket.socket, target: Target, deadline: float) -> byt
     connection.connect((target.host, target.port))
     connection.sendall(target.request)
     answer = b""
-    while len(answer) < _LIMIT:
+    while len(answer) < _LIMIT and not _whole(answer):
         connection.settimeout(_left(deadline))
         try:
             piece = connection.recv(min(4096, _LIMIT - len(answer)))
@@ -160,6 +164,16 @@ def _exchange(connection: socket.socket, target: Target, deadline: float) -> byt
             break
         answer += piece
     return answer
+
+
+def _whole(answer: bytes) -> bool:
+    """Whether the response is all there (RFC 9112 §6), although the other side does not close, as it was asked to."""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    if not end:
+        return False
+    if length := _content_length(head):
+        return len(body) >= int(length[1])
+    return _chunked(head) is not None and body.endswith(b"0\r\n\r\n")
 
 
 def _left(deadline: float) -> float:

@@ -12,16 +12,18 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from analysis.analyze import analyze
 from analysis.asked import Asked
 from analysis.clients import Clients
 from analysis.facts import Service
+from analysis.health.changes import EndpointChange
+from analysis.health.own import NONE_OWN, OwnChecks
 from analysis.ingress import IngressRecord
 from analysis.report import Report
 from daemonset.wire import Frame
@@ -38,6 +40,7 @@ from probe.cluster.resolve import Gathered, gather
 from probe.cluster.resources import DAEMON_SETS, NODES
 from probe.cluster.selection import Selection
 from probe.cluster.so_far import SoFar, Subject
+from probe.cluster.timing import Clock
 from probe.errors import UnavailableError
 from probe.folder import Meta
 from probe.manifests import IMAGE, debug_pod, installation
@@ -155,8 +158,9 @@ def run(
     asking: Asking | None,
     ingress: Callable[[], IngressRecord],
     keep: Callable[[Session], None] = lambda _: None,
+    companion: Companion | None = None,
 ) -> Report:
-    """Capture and judge; `keep` is handed what is judged.
+    """Capture and judge; `keep` is handed what is judged, `companion` is at work meanwhile.
 
     Raises UnavailableError; KeyboardInterrupt where it was given up.
     """
@@ -164,7 +168,7 @@ def run(
     with installed(api, wish, prepared, told) as (where, roll):
         for node, why in roll.missing.items():
             told.note(f"· no agent on {node}: {why}")
-        session = _watch(_Scene(api, wish, prepared, told, where, roll), asking, ingress)
+        session = _watch(Scene(api, wish, prepared, told, where, roll), asking, ingress, companion)
     keep(session)
     told.progress("judging")
     return analyze(
@@ -175,6 +179,8 @@ def run(
         service=session.meta.service,
         title=session.meta.title,
         clients=Clients.of(wish.clients),
+        changes=session.meta.changes,
+        own=session.meta.own,
     )
 
 
@@ -262,7 +268,7 @@ def _take_away(api: Api, items: Sequence[Item], told: Told) -> None:
         told.note(f"· left on the cluster: {trouble}; `probe cleanup` tries again")
 
 
-class _Scene(NamedTuple):
+class Scene(NamedTuple):
     """A session whose agents' pods run."""
 
     api: Api
@@ -273,7 +279,32 @@ class _Scene(NamedTuple):
     roll: Roll
 
 
-def _watch(scene: _Scene, asking: Asking | None, ingress: Callable[[], IngressRecord]) -> Session:
+class Companion(Protocol):
+    """Something that is done beside a capture, with the same agents' pods."""
+
+    def begin(self, scene: Scene, clocks: Callable[[], Mapping[str, Clock]]) -> None:
+        """Everything is watched now. Raises UnavailableError."""
+        ...
+
+    def so_far(self) -> tuple[tuple[EndpointChange, ...], OwnChecks]:
+        """What it knows so far."""
+        ...
+
+    def end(self) -> tuple[tuple[EndpointChange, ...], OwnChecks]:
+        """The watching is over; what it knows."""
+        ...
+
+    def summary(self, report: Report) -> str:
+        """One line on what has been seen so far; "" for none."""
+        ...
+
+
+def _watch(
+    scene: Scene,
+    asking: Asking | None,
+    ingress: Callable[[], IngressRecord],
+    companion: Companion | None = None,
+) -> Session:
     """Follow the agents for as long as is wanted."""
     api, wish, prepared, told, where, roll = scene
     gathered = prepared.gathered
@@ -299,6 +330,8 @@ def _watch(scene: _Scene, asking: Asking | None, ingress: Callable[[], IngressRe
 
     subject = Subject(gathered.facts, gathered.service.key, gathered.ingress, Clients.of(wish.clients))
     so_far = SoFar(subject, lambda: source.clocks)
+    if companion is not None:
+        so_far = SoFar(subject, lambda: source.clocks, companion.so_far, companion.summary)
 
     def witness(place: str, frame: Frame) -> None:
         counts.take(place, frame)
@@ -306,7 +339,10 @@ def _watch(scene: _Scene, asking: Asking | None, ingress: Callable[[], IngressRe
 
     def action() -> Words:
         asked: list[Asked] = []
+        changes, own = tuple[EndpointChange, ...](), NONE_OWN
         try:
+            if companion is not None:
+                companion.begin(scene, lambda: source.clocks)
             if asking is not None:
                 asking(asked.append)
             _wait(wish, source, counts, so_far, told)
@@ -314,7 +350,10 @@ def _watch(scene: _Scene, asking: Asking | None, ingress: Callable[[], IngressRe
             raise
         except KeyboardInterrupt:
             told.progress("ending the capture; Ctrl-C again gives up")
-        return Words((), tuple(asked), gathered.ingress.plus(ingress()))
+        finally:
+            if companion is not None:
+                changes, own = companion.end()
+        return Words((), tuple(asked), gathered.ingress.plus(ingress()), changes, own)
 
     try:
         return capture(

@@ -12,10 +12,13 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from queue import Queue
 
 from analysis.analyze import analyze
 from analysis.clients import Clients
 from analysis.facts import Facts
+from analysis.health.changes import EndpointChange
+from analysis.health.own import NONE_OWN, OwnChecks
 from analysis.ingress import IngressRecord
 from analysis.recording import RecordingBuilder
 from analysis.report import Journey, Report, Verdict
@@ -39,6 +42,9 @@ _BLAMED = 2  # places named in one line
 
 Clocks = Callable[[], Mapping[str, Clock]]
 
+#: What else is known by now: changes of endpoints, and health checks of ours.
+More = Callable[[], tuple[tuple[EndpointChange, ...], OwnChecks]]
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -51,11 +57,19 @@ class Subject:
 
 
 class SoFar:
-    """Gathers frames of all streams, and says what is known of them."""
+    """Gathers frames of all streams, and says what is known of them: verdicts, or what `words` makes of the report."""
 
-    def __init__(self, subject: Subject, clocks: Clocks) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        clocks: Clocks,
+        more: More = lambda: ((), NONE_OWN),
+        words: Callable[[Report], str] | None = None,
+    ) -> None:
         self._subject = subject
         self._clocks = clocks
+        self._more = more
+        self._words = words or (lambda report: summary(report, time.time() - YOUNG))
         self._lock = threading.Lock()
         self._frames: dict[str, list[Frame]] = defaultdict(list)
         self._packets = 0
@@ -87,9 +101,9 @@ class SoFar:
         self._next = now + EVERY
         if not packets:
             return None
-        report = self._judge(frames)
+        report = _aside(lambda: self._judge(frames))
         self._next = time.monotonic() + max(EVERY, FACTOR * (time.monotonic() - now))
-        text = summary(report, time.time() - YOUNG)
+        text = self._words(report)
         if text == self._told or not text:
             return None
         self._told = text
@@ -101,14 +115,33 @@ class SoFar:
             pouring = Pouring.into(builder, place, clocks.get(place))
             for frame in kept:
                 pouring.pour(frame)
-        subject = self._subject
+        subject, (changes, own) = self._subject, self._more()
         return analyze(
             builder.build(expected_nodes=tuple(frames)),
             subject.facts,
             service=subject.service,
             ingress=subject.ingress,
             clients=subject.clients,
+            changes=changes,
+            own=own,
         )
+
+
+def _aside(judge: Callable[[], Report]) -> Report:
+    """Judge on another thread, so that a signal ends the waiting at once: DuckDB has its own mind about signals."""
+    done: Queue[Report | Exception] = Queue()
+
+    def work() -> None:
+        try:
+            done.put(judge())
+        except Exception as error:  # whatever it is, it is raised where it is waited for
+            done.put(error)
+
+    threading.Thread(target=work, name="verdicts so far", daemon=True).start()
+    result = done.get()
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def summary(report: Report, before: float) -> str:

@@ -21,6 +21,9 @@ from probe.commands.options import BalancerOption, Format, OutputOption, ProxyMo
 from probe.errors import UsageError
 from probe.output import note, progress, put
 
+#: Seconds for which --watch watches.
+WATCHED = 300.0
+
 if TYPE_CHECKING:
     from probe.health_report import HealthReport
 
@@ -61,6 +64,28 @@ def health(
             metavar="TIME",
             help="For how long what is wrong must last before it is called so: nodes follow the API server a while "
             "later. [10s; in the lab 0.5s]",
+        ),
+    ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Then go on asking, and watch endpoints and connections, as through a rollout or a drain: who is sent "
+            "where, for how long after the node said no, and what is lost. Ctrl-C ends it and reports.",
+        ),
+    ] = False,
+    duration: Annotated[
+        str | None,
+        typer.Option(
+            "--duration",
+            metavar="TIME",
+            help="How long --watch watches: 90s, 10m; in the lab, after the last request. [5m; in the lab 0s]",
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            "--record", metavar="DIR", help="Keep what --watch saw in a new folder, for `probe health DIR`."
         ),
     ] = None,
     lab: Annotated[
@@ -121,15 +146,30 @@ def health(
             "--tap, --objects, --watched, --service and --balancer are for what was recorded; leave them out"
         )
     seconds = duration_option(settle)
+    watching = Watching(watch, duration_option(duration), record)
+    if not watch and watching != Watching():
+        raise UsageError("--duration and --record say how --watch watches; give --watch too")
+    if watch and (from_here or not (there or lab is not None)):
+        raise UsageError(
+            "--watch needs agents on a cluster (svc/NAME without --from-here), or --lab SCENARIO"
+        )
     if lab is not None:
         if target is not None or chosen != Chosen():
             raise UsageError("--lab plays a scenario and knows no cluster; leave out what is said of one")
-        end_with(in_lab(lab, proxy_mode, seconds), output)
+        end_with(in_lab(lab, proxy_mode, seconds, watching), output)
     if target is not None and there:
-        end_with(on_cluster(target, chosen, seconds), output)
+        end_with(on_cluster(target, chosen, seconds, watching), output)
     if chosen != Chosen() or seconds is not None:
         raise UsageError("nothing is asked of a cluster without svc/NAME; see 'probe health --help'")
     end_with(of_record(target, tap or [], objects, watched, service, balancer or []), output)
+
+
+class Watching(NamedTuple):
+    """Whether to go on watching, how long, and where it is kept."""
+
+    wanted: bool = False
+    seconds: float | None = None
+    record: Path | None = None
 
 
 class Chosen(NamedTuple):
@@ -143,7 +183,7 @@ class Chosen(NamedTuple):
     from_here: bool = False
 
 
-def on_cluster(target: str, chosen: Chosen, settle: float | None) -> HealthReport:
+def on_cluster(target: str, chosen: Chosen, settle: float | None, watching: Watching) -> HealthReport:
     """Ask on the cluster that the kubeconfig leads to. Raises ProbeError."""
     from probe.cluster.selection import parse
     from probe.health_report import with_asking
@@ -161,22 +201,36 @@ def on_cluster(target: str, chosen: Chosen, settle: float | None) -> HealthRepor
         told = Told(progress, note)
         prepared = prepare(api, wish, told)
         seconds = SETTLE if settle is None else settle
+        if watching.wanted:
+            from probe.health.watch_cluster import watch
+
+            duration = WATCHED if watching.seconds is None else watching.seconds
+            wish = replace(wish, duration=duration, record=watching.record)
+            return watch(api, wish, prepared, told, settle=seconds)
         if chosen.from_here:
-            asked = there.run_from_here(api, prepared, told, settle=seconds)
+            asked = there.run_from_here(api, wish, prepared, told, settle=seconds)
         else:
             asked = there.run(api, wish, prepared, told, settle=seconds)
     return with_asking(asked.asking, asked.codes)
 
 
-def in_lab(name: str, proxy_mode: ProxyMode, settle: float | None) -> HealthReport:
+def in_lab(name: str, proxy_mode: ProxyMode, settle: float | None, watching: Watching) -> HealthReport:
     """Ask in the lab, and watch what becomes of its requests. Raises ProbeError."""
-    from probe.health.in_lab import SETTLE_IN_LAB, AskedInLab
+    from probe.health.in_lab import SETTLE_IN_LAB, AskedInLab, WatchedInLab
     from probe.health_report import about_health, with_asking
     from probe.lab import load_scenario
     from probe.play import play
 
-    asking = AskedInLab(progress, SETTLE_IN_LAB if settle is None else settle)
-    played = play(load_scenario(name), proxy_mode.value, beside=asking, progress=progress)
+    seconds = SETTLE_IN_LAB if settle is None else settle
+    asking = WatchedInLab(progress, note, seconds) if watching.wanted else AskedInLab(progress, seconds)
+    played = play(
+        load_scenario(name),
+        proxy_mode.value,
+        beside=asking,
+        record=watching.record,
+        linger=watching.seconds or 0.0,
+        progress=progress,
+    )
     watched = about_health(played.report)
     return watched if asking.asked is None else with_asking(asking.asked.asking, asking.asked.codes, watched)
 

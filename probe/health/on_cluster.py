@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import aiohttp
 
@@ -13,19 +12,16 @@ from analysis.facts import Service
 from analysis.health.asking import View
 from analysis.health.replies import AskedFrom
 from probe.cluster import channels
-from probe.cluster.capturing import Prepared, Told, Wish, installed
+from probe.cluster.capturing import Prepared, Scene, Told, Wish, installed
 from probe.cluster.client import Api, ApiError
 from probe.cluster.installation import Placed, Roll, obituary
 from probe.cluster.lister import ForbiddenError, Json
-from probe.cluster.resources import Resource
 from probe.errors import ProbeError, UnavailableError
 from probe.health.questions import leaving_of, questions_of
 from probe.health.rounds import MOST_OUTPUT, SETTLE, SPARE, Asked, Output, Plan, ask_in_rounds, command
+from probe.health.slices import SERVICE_LABEL, SLICES
 from probe.objects import ObjectsError, facts_from_objects
 from probe.render.escape import escape
-
-SLICES = Resource("discovery.k8s.io/v1", "endpointslices", "EndpointSlice")
-SERVICE_LABEL = "kubernetes.io/service-name"
 
 _TOGETHER = 64  # processes that are started at the same time
 _AGAIN = (0.5, 1.0, 2.0)  # seconds between attempts to start one
@@ -36,36 +32,28 @@ _WORDS = 4096
 def run(api: Api, wish: Wish, prepared: Prepared, told: Told, *, settle: float = SETTLE) -> Asked:
     """Place agents, ask by them and from here, take them away. Raises UnavailableError where nobody could ask."""
     with installed(api, wish, prepared, told) as (where, roll):
-        return ask_there(Scene(api, prepared, where, roll), told, settle=settle)
+        return ask_there(Scene(api, wish, prepared, told, where, roll), settle=settle)
 
 
-def run_from_here(api: Api, prepared: Prepared, told: Told, *, settle: float = SETTLE) -> Asked:
+def run_from_here(api: Api, wish: Wish, prepared: Prepared, told: Told, *, settle: float = SETTLE) -> Asked:
     """Ask from the operator's side alone, and place nothing. Raises UnavailableError."""
     names = [str(node["metadata"]["name"]) for node in prepared.nodes]
     roll = Roll({}, dict.fromkeys(names, "no agents were wanted (--from-here)"))
-    return ask_there(Scene(api, prepared, Placed("", "", "", "", ""), roll), told, settle=settle)
+    return ask_there(Scene(api, wish, prepared, told, Placed("", "", "", "", ""), roll), settle=settle)
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """A cluster whose agents' pods run."""
-
-    api: Api
-    prepared: Prepared
-    where: Placed
-    roll: Roll
-
-
-def ask_there(scene: Scene, told: Told, *, settle: float = SETTLE) -> Asked:
+def ask_there(scene: Scene, *, settle: float = SETTLE, from_here: bool = True) -> Asked:
     """Ask in rounds. Raises UnavailableError where agents were there and not one of them could ask."""
-    api, prepared = scene.api, scene.prepared
+    api, prepared, told = scene.api, scene.prepared, scene.told
     gathered = prepared.gathered
     names = {str(node["metadata"]["name"]) for node in prepared.nodes}
     nodes = [node for node in gathered.facts.nodes if node.name in names]
     slices = Slices(api, gathered.service)
     plan = Plan(
         service=gathered.service,
-        questions=questions_of(gathered.service, nodes, list(scene.roll.pods)),
+        questions=questions_of(
+            gathered.service, nodes, list(scene.roll.pods), operator="" if from_here else None
+        ),
         hands=KubernetesHands(scene),
         view=slices.view,
         leaving=leaving_of(gathered.facts, _deleted(prepared.nodes)),

@@ -99,6 +99,13 @@ def questions_of(
     return found
 
 
+def own_questions(service: Service, nodes: Sequence[Node]) -> list[Question]:
+    """What each node is to ask itself again and again: the one port by which a balancer should decide."""
+    port, _ = ports_of(service)[0]
+    asked = questions_of(service, nodes, [], operator=None)
+    return [question for question in asked if question.port == port]
+
+
 def addresses_of(node: Node, service: Service) -> list[str]:
     """A node's addresses, those of the Service's first family first."""
     wanted = 6 if service.ip_families[:1] == ("IPv6",) else 4

@@ -84,6 +84,9 @@ def clock(time: float) -> str:
 def outage_words(outage: Outage) -> str:
     """What a node was sent in vain, or in spite of what it said."""
     parts = []
+    if outage.endpoints_gone is not None:
+        behind = outage.first - outage.endpoints_gone
+        parts.append(f"its first refusal came {behind:.1f} s after its last ready endpoint had gone")
     if outage.health_lag is not None:
         parts.append(f"its first refusal came {outage.health_lag:.1f} s after connections began to fail")
     if outage.connections:

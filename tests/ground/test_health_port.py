@@ -115,6 +115,25 @@ def test_what_it_says_is_read() -> None:
         assert ask(0, Target("127.0.0.1", port, "/healthz")).eligible is False
 
 
+LINGERING = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\ncontent-length:0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("response", LINGERING)
+def test_a_server_that_does_not_close_is_not_waited_for(response: bytes) -> None:
+    def talk(connection: socket.socket) -> None:
+        connection.recv(4096)
+        connection.sendall(response)
+        connection.recv(4096)  # until the other side closes
+
+    with listening(talk) as port:
+        # Were it waited for, this would take a day.
+        assert ask(0, Target("127.0.0.1", port, "/"), patience=86400.0).status == 200
+
+
 @pytest.mark.parametrize(
     "body", [b"{", b'{"nodeEligible": 1}', b'{"nodeEligible": "false"}', b"[" * 9000, b"\xff" * 100, b"null"]
 )

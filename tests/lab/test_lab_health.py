@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,3 +90,52 @@ def test_nodes_own_health_under_policy_cluster() -> None:
     assert code == 0
     assert [finding["code"] for finding in report["findings"]] == ["SIP618"]
     assert {each["port"] for node in report["asking"]["nodes"] for each in node["replies"]} == {HEALTHZ}
+
+
+@pytest.mark.parametrize("name", ["hc-lag", "hc-draining", "hc-ignored"])
+def test_a_watch_through_an_endpoints_end(name: str) -> None:
+    scenario = load_scenario(name)
+    assert scenario.health_expect is not None
+    code, report = health("--lab", name, "--watch")
+    told = report["health"]
+    assert {each["code"] for each in report["findings"]} == set(scenario.health_expect.findings)
+    assert (told["lost"], told["saved"]) == (scenario.health_expect.lost, scenario.health_expect.saved)
+    assert code == (3 if name == "hc-ignored" else 0)
+    (outage,) = next(node for node in told["nodes"] if node["node"] == "node1")["outages"]
+    assert outage["endpointsGone"] <= outage["first"] <= outage["lastConnection"]
+    assert outage["stopped"] is (name != "hc-ignored")
+    events = [(each["kind"], each["text"]) for each in told["timeline"] if each["node"] == "node1"]
+    gone = "0 ready endpoints" + (", 1 terminating and still serving" if name == "hc-draining" else "")
+    order = [
+        ("answer", "health check: 200, 1 local endpoint"),
+        ("endpoints", gone),
+        ("answer", "health check: 503, 0 local endpoints"),
+    ]
+    assert [event for event in events if event in order] == order
+    assert events[-1][0] == "last"
+    assert {each["address"] for each in told["checkers"]} == {"172.30.0.150"}
+    idle = next(node for node in told["nodes"] if node["node"] == "node3")
+    assert list(idle["answers"]) == ["503"], "no balancer asks there; its own agent does"
+    assert idle["connections"] == 0
+
+
+def test_ctrl_c_ends_a_watch_with_what_is_known_so_far(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "probe", "health", "-o", "json", "--lab", "hc-draining", "--watch"]
+    command += ["--duration", "600s", "--record", str(tmp_path / "session")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        words = []
+        for line in running.stderr:
+            words.append(line.decode())
+            if "watching for 600 s more" in words[-1]:
+                break
+        running.send_signal(signal.SIGINT)
+        report = json.loads(running.stdout.read())
+    assert running.returncode == 0
+    assert (report["health"]["saved"], report["health"]["lost"]) == (4, 0)
+    assert any("node1  0 ready endpoints, 1 terminating" in word for word in words)
+    assert any("node1  health check: 503" in word for word in words)
+    code, later = health(str(tmp_path / "session"))
+    assert code == 0
+    assert later["health"] == report["health"], "the folder says the same"

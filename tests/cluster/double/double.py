@@ -80,7 +80,7 @@ class Double:
         for node in list(self.server.streams):
             self.server.drop(node)
         await self._runner.cleanup()
-        for command in self.server.commands.values():
+        for command in self.server.started:
             await command.kill()
         # Handlers of connections that are gone wait for what will not come.
         rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

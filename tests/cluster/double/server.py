@@ -49,7 +49,8 @@ class Server:
         self.store, self.nodes, self.faults, self.executor = store, nodes, faults, executor
         self.requests: list[tuple[str, str]] = []  # verb and resource, as they came
         self.streams: dict[str, web.WebSocketResponse] = {}  # by node
-        self.commands: dict[str, Command] = {}
+        self.commands: dict[str, Command] = {}  # by node, the last that was started there
+        self.started: list[Command] = []
         self.app = web.Application()
         self.app.router.add_route("*", "/{path:.*}", self._serve)
 
@@ -266,6 +267,7 @@ class Server:
         self.streams[node] = socket
         running = await self.executor.start(node, command)
         self.commands[node] = running
+        self.started.append(running)
         await self._talk(socket, running, node)
         return socket
 
