@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.findings import CATALOGUE
+from analysis.pictures import picture
 from probe.lab import list_scenarios, load_scenario
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -184,8 +185,10 @@ def _findings() -> str:
             f"### {code} · {finding.title}",
             f"Severity: {finding.severity}",
             finding.explanation,
-            f"**Fix.** {finding.fix}",
         ]
+        if drawn := picture(code):
+            parts.append(f"```text\n{drawn}\n```")
+        parts += [f"**Seen** by {finding.seen}.", f"**Fix.** {finding.fix}"]
         if code in shown:
             parts.append(shown[code])
     return "\n\n".join(parts)
@@ -202,6 +205,8 @@ def _pictures() -> dict[str, str]:
         for request in scenario.requests:
             for code in request.expect.findings:
                 found.setdefault(code, _picture(scenario.name, request.expect.hops, request.expect.verdict))
+        for code in scenario.health_expect.findings if scenario.health_expect is not None else ():
+            found.setdefault(code, _picture(scenario.name, (), ""))
     return found
 
 
