@@ -5,8 +5,9 @@ round of asking, and a node of which they say different things at any time is no
 wrong in every round, and the caller goes on asking (`unsettled`) until that is known. Two things need no slices: an
 answer that contradicts itself, and a port that nobody serves.
 
-What is asked from the operator's side may be another machine's of the same address: such an answer counts only where
-its body names the Service, and silence there says nothing.
+What is asked from the operator's side may be another machine's of the same address, even one of another cluster with
+the same Service. Such an answer counts only where nobody inside was answered and its body names the Service; silence
+there says nothing.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ class _Node:
 
     def _quiet(self) -> tuple[Standing, list[str]]:
         """Where nothing is wrong: whether enough was seen to say that all is right."""
-        answered = [reply for reply in self._deciding() if self._counts(reply)]
+        answered = [reply for reply in self._heard(self._deciding()) if reply.answered]
         if not answered:
             why = next((reply.reason for reply in self.rounds[-1] if reply.reason), "nobody was answered")
             return Standing.OPEN, [why]
@@ -228,6 +229,12 @@ class _Node:
             return False
         return reply.asked_from is not AskedFrom.OPERATOR or reply.service == self.service.key
 
+    def _heard(self, replies: Sequence[Reply]) -> list[Reply]:
+        """The replies that are certain to be this node's: of those inside, else of the operator's side."""
+        inside = [reply for reply in replies if reply.asked_from is not AskedFrom.OPERATOR]
+        heard = [reply for reply in inside if reply.answered or reply.outcome == "not HTTP"]
+        return heard or [reply for reply in replies if self._counts(reply)]
+
     # ── what is wrong in one round ───────────────────────────────────────────────────────────────────────────
 
     def _wrong(self, replies: Sequence[Reply]) -> Iterable[tuple[str, str]]:
@@ -236,11 +243,8 @@ class _Node:
             if not here:
                 continue
             judge_one = self._of_service if target is Asked.SERVICE else self._of_proxy
-            for reply in here:
-                if self._counts(reply) or (
-                    reply.outcome == "not HTTP" and reply.asked_from is not AskedFrom.OPERATOR
-                ):
-                    yield from judge_one(reply)
+            for reply in self._heard(here):
+                yield from judge_one(reply)
             yield from self._unserved(here, target)
 
     def _unserved(self, replies: Sequence[Reply], target: Asked) -> Iterable[tuple[str, str]]:

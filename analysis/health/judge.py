@@ -188,10 +188,19 @@ def _of_outages(watched: Watched) -> Iterator[tuple[str, str]]:
         for outage in node.outages:
             if outage.everywhere or (not outage.connections and not outage.lost):
                 continue  # with no healthy node at all, balancers send everywhere on purpose
+            if not _somebody_asks(node.node, watched):
+                continue  # clients that come by themselves are no balancer's fault
             if outage.answers >= DEAF and outage.stopped is False and outage.connections >= SEVERAL:
                 yield "SIP606", _sent_on(outage)
             elif outage.connections or outage.lost:
                 yield "SIP607", _lagging(outage)
+
+
+def _somebody_asks(node: str, watched: Watched) -> bool:
+    """Whether anybody besides us asked the node for its health."""
+    return any(
+        node in checker.nodes for checker in watched.health.checkers if checker.target != Asked.TRAFFIC
+    )
 
 
 def _sent_on(outage: Outage) -> str:

@@ -83,7 +83,7 @@ def watched_of(
         unsettled=sum(each.outcome is Outcome.OPEN for each in arrivals.clients),
         saved=len(_saved(nodes, arrivals, changes)),
         lag=_lag([outage for node in nodes for outage in node.outages]),
-        reasons=(*reasons, *own.reasons, *_reasons(arrivals)),
+        reasons=(*reasons, *own.reasons, *_reasons(arrivals, asked=bool(others))),
     )
     return Watched(health, service, tuple(checks), arrivals, _moved(service, changes))
 
@@ -194,7 +194,11 @@ def _lag(outages: Sequence[Outage]) -> float | None:
     return max(known, default=None)
 
 
-def _reasons(arrivals: Arrivals) -> list[str]:
+def _reasons(arrivals: Arrivals, *, asked: bool) -> list[str]:
+    if not asked:
+        return [
+            "nobody but ourselves asked for a node's health meanwhile, so that no balancer is known to listen to it"
+        ]
     if arrivals.at_nodes and arrivals.behind_balancer and not arrivals.fronts:
         return ["clients are not counted, because the balancer's other side was not watched; attempts are"]
     return []

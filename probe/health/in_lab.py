@@ -76,7 +76,7 @@ class AskedInLab:
         outside = next((host.name for host in lab.plan.hosts if host.role == "client"), None)
         plan = Plan(
             service=service,
-            questions=questions_of(service, facts.nodes, nodes, operator=outside),
+            questions=lambda turn: questions_of(service, facts.nodes, nodes, turn, operator=outside),
             hands=LabHands(lab),
             view=lambda: View.of(service_of(lab, facts_from_objects(lab.objects_now()))),
             leaving=leaving_of(facts),

@@ -51,8 +51,8 @@ def ask_there(scene: Scene, *, settle: float = SETTLE, from_here: bool = True) -
     slices = Slices(api, gathered.service)
     plan = Plan(
         service=gathered.service,
-        questions=questions_of(
-            gathered.service, nodes, list(scene.roll.pods), operator="" if from_here else None
+        questions=lambda turn: questions_of(
+            gathered.service, nodes, list(scene.roll.pods), turn, operator="" if from_here else None
         ),
         hands=KubernetesHands(scene),
         view=slices.view,

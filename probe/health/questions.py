@@ -78,15 +78,23 @@ def ports_of(service: Service) -> list[tuple[int, Asked]]:
 
 
 def questions_of(
-    service: Service, nodes: Sequence[Node], agents: Sequence[str], *, operator: str | None = ""
+    service: Service,
+    nodes: Sequence[Node],
+    agents: Sequence[str],
+    turn: int = 0,
+    *,
+    operator: str | None = "",
 ) -> list[Question]:
-    """All that is to be asked. `agents`: nodes from which can be asked; `operator`: the place outside, None: none."""
+    """All that is to be asked. `agents`: nodes from which can be asked; `operator`: the place outside, None: none.
+
+    `turn`: with each one higher, other neighbours ask.
+    """
     found: list[Question] = []
     for number, node in enumerate(nodes):
         known = addresses_of(node, service)
         if not known:
             continue
-        peer = _peer(node.name, agents, number)
+        peer = _peer(node.name, agents, number + turn)
         for port, target in ports_of(service):
             found.append(Question(node.name, port, target, AskedFrom.ITSELF, node.name, known[0]))
             if peer is not None:

@@ -46,7 +46,7 @@ class Plan:
     """What is asked, by whom, and held against what. `view` reads the slices, None where they may not be read."""
 
     service: Service
-    questions: Sequence[Question]
+    questions: Callable[[int], Sequence[Question]]  # of the round of that number: other neighbours each time
     hands: Hands
     view: Callable[[], View | None]
     leaving: Mapping[str, str]
@@ -73,21 +73,22 @@ def ask_in_rounds(plan: Plan, progress: Callable[[str], None]) -> Asked:
         if rounds:
             progress(f"something is wrong; asking again in {plan.settle / (ROUNDS - 1):g} s, to be certain")
             time.sleep(plan.settle / (ROUNDS - 1))
-        nodes = len({question.node for question in plan.questions})
+        questions = plan.questions(len(rounds))
+        nodes = len({question.node for question in questions})
         progress(f"asking the health ports of {nodes} node{'' if nodes == 1 else 's'}")
         before = view if not rounds else plan.view()
-        replies = ask_once(plan, sources)
+        replies = ask_once(plan, questions, sources)
         view = plan.view()
         rounds.append(Round(before, view, tuple(replies)))
     asking, codes = judge(rounds, plan.service, leaving=plan.leaving, reasons=plan.reasons)
     return Asked(asking, codes, frozenset(sources))
 
 
-def ask_once(plan: Plan, sources: set[tuple[str, int]]) -> list[Reply]:
+def ask_once(plan: Plan, questions: Sequence[Question], sources: set[tuple[str, int]]) -> list[Reply]:
     """One round, in the order of the nodes."""
     by_place: dict[str, list[Question]] = defaultdict(list)
     replies: list[Reply] = []
-    for question in plan.questions:
+    for question in questions:
         if (why := plan.unasked.get(question.place)) is not None:
             replies.append(question.unasked(why))
         else:
@@ -103,7 +104,7 @@ def ask_once(plan: Plan, sources: set[tuple[str, int]]) -> list[Reply]:
     ):
         replies.append(question.reply(answered))
         sources.add((answered.source, answered.source_port))
-    order = {name: number for number, name in enumerate(dict.fromkeys(each.node for each in plan.questions))}
+    order = {name: number for number, name in enumerate(dict.fromkeys(each.node for each in questions))}
     return sorted(
         best_of(replies), key=lambda each: (order[each.node], each.target != "health-check node port")
     )

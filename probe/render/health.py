@@ -107,6 +107,8 @@ def sums(health: Health) -> list[str]:
     """The numbers that it comes to."""
     lag = f"; lag {health.lag:.1f} s" if health.lag is not None else ""
     saved = f"; terminating endpoints saved {count(health.saved, 'connection')}" if health.saved else ""
+    if health.clients is None and not any(node.connections for node in health.nodes):
+        return ["no client came"]
     if health.clients is None:
         failed = sum(node.failed for node in health.nodes)
         return [f"{count(failed, 'attempt')} in vain{lag}{saved}"]

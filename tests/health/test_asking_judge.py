@@ -53,6 +53,16 @@ CASES: dict[str, tuple[Callable[[], Asked], set[str]]] = {
         ),
         {"SIP618"},
     ),
+    "another cluster's node of that address, with a Service of that name": (
+        lambda: two().but("node2", sides=("operator",), **LIE),
+        {"SIP618"},
+    ),
+    "from here alone": (
+        lambda: (
+            two().but("node2", sides=("itself", "peer"), **UNASKED).but("node2", sides=("operator",), **LIE)
+        ),
+        {"SIP601"},
+    ),
     "another count": (lambda: two().but("node1", local_endpoints=3, weight=3), {"SIP612"}),
     "a weight of its own": (lambda: two().but("node1", weight=7), {"SIP612"}),
     "another status": (lambda: two().but("node1", status=404, start="HTTP/1.1 404 Not Found"), {"SIP616"}),
