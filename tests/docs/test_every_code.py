@@ -1,4 +1,4 @@
-"""Every code has its page: what it means, its path where it has one, how it is seen, what to do; `explain` prints it."""
+"""Every code has its page: what it means, its path, how it is seen, what to do; and `probe explain` prints the same."""
 
 from __future__ import annotations
 
