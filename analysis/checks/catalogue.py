@@ -67,9 +67,9 @@ DEFINITIONS = (
     ),
     Definition(
         "SIP713", Severity.ERROR, "The balancer's health check does not ask the health check node port",
-        "Under policy Local only the healthCheckNodePort, at /healthz, tells whether a node has an endpoint. Another "
-        "port, such as kube-proxy's own 10256, or a path that answers on every node, keeps nodes in use that drop what "
-        "they are sent.",
+        "Under policy Local only the healthCheckNodePort, asked by plain HTTP, tells whether a node has an endpoint. "
+        "Another port, such as kube-proxy's own 10256, or a check that reads no answer, keeps nodes in use that drop "
+        "what they are sent.",
         "Take the annotations about port, path and protocol of the check away, or point them at the "
         "healthCheckNodePort.",
     ),

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+import enum
+
 from analysis.checks.case import Case
-from analysis.checks.providers import Checking, checking, ip_targets
+from analysis.checks.providers import DIGITALOCEAN, OPENSTACK, TRUE, Checking, checking, ip_targets
 from analysis.checks.result import Result, fine, found, not_checked, not_needed
 from analysis.checks.words import TYPE, annotate, helm, patch_service, service_name
-from analysis.facts import Policy
+from analysis.facts import Policy, Service
 
-#: What kube-proxy's server for health check node ports answers at; it takes every path, and this is the usual one.
-PATHS = frozenset({"", "/healthz", "/"})
 
-#: Makers whose balancers ask the health check node port of a Service with policy Local (AWS Load Balancer Controller,
-#: cloud-provider-azure, cloud-provider-gcp, cloud-provider-openstack, DigitalOcean), or announce only nodes with
-#: endpoints (MetalLB), where no annotation says otherwise.
-OF_THEMSELVES = frozenset({"AWS", "Azure", "Google Cloud", "OpenStack", "DigitalOcean", "MetalLB"})
+class Default(enum.Enum):
+    """What a maker's balancers check of themselves, of a Service with policy Local."""
+
+    HEALTH_PORT = "asks the health check node port"
+    NODE_PORT = "opens connections to the node port"
+    ENDPOINTS = "announces only nodes with endpoints"
+
+
+#: By maker, as their controllers do it where no annotation says otherwise. Makers that are not here are not known, nor
+#: are those whose checks depend on what the controller itself was told: cloud-provider-openstack makes none without
+#: create-monitor, which is false by default; with an annotation it asks /healthz (pkg/openstack/loadbalancer.go).
+DEFAULTS = {
+    # aws-load-balancer-controller, pkg/service/model_build_target_group.go (…ForInstanceModeLocal: HTTP, /healthz);
+    # cloud-provider-aws and Kubernetes before it, GetServiceHealthCheckPathPort
+    "AWS": Default.HEALTH_PORT,
+    # cloud-provider-azure, pkg/provider/azure_loadbalancer_healthprobe.go (healthCheckNodePortProbe)
+    "Azure": Default.HEALTH_PORT,
+    # cloud-provider-gcp, gce_loadbalancer_external.go (GetServiceHealthCheckPathPort)
+    "Google Cloud": Default.HEALTH_PORT,
+    # digitalocean-cloud-controller-manager, docs/controllers/services/annotations.md; DOKS 1.26 and later
+    "DigitalOcean": Default.HEALTH_PORT,
+    # MetalLB's speaker: no announcement from nodes without a ready endpoint
+    "MetalLB": Default.ENDPOINTS,
+    # hcloud-cloud-controller-manager, internal/hcops/load_balancer.go (TCP, destinationPort)
+    "Hetzner": Default.NODE_PORT,
+    # scaleway-cloud-controller-manager, issue 192 and pull request 195
+    "Scaleway": Default.NODE_PORT,
+    # linode-cloud-controller-manager, docs/configuration/annotations.md (check-type: connection)
+    "Linode": Default.NODE_PORT,
+}
+
+#: The annotation without which DigitalOcean's controller passes over what others say of port, path and protocol.
+OVERRIDE = f"{DIGITALOCEAN}override-health-check"
 
 #: kube-proxy's own health, which says nothing of endpoints.
 KUBE_PROXY = "10256"
@@ -70,50 +99,82 @@ def health_check(case: Case) -> list[Result]:
     asked = checking(service.annotations)
     if asked.off:
         return [_finding(case, "SIP715", f"its checks are turned off ({asked.annotations[0]})", asked)]
-    if not asked.annotations or not (asked.protocol or asked.port or asked.path):
-        if case.provider in OF_THEMSELVES:
-            words = f"{case.provider} asks the health check node port or looks at endpoints, unless told otherwise"
-            return [fine("health-check", words, subject)]
-        unknown = "nothing says which balancer it is"
-        if case.provider:
-            unknown = f"what {case.provider}'s controller checks by default is not known here"
-        return [not_checked("health-check", f"{unknown}; `probe health` sees what is asked", subject)]
+    if not (asked.protocol or asked.port or asked.path):
+        return [_by_default(case, subject)]
+    if asked.maker == "DigitalOcean" and OVERRIDE not in service.annotations:
+        why = f"what annotations say of its check counts with {OVERRIDE} alone, or with older controllers"
+        return [not_checked("health-check", why, subject)]
+    if asked.by_port:
+        return [not_checked("health-check", "its annotations say something else for each port", subject)]
     return [_judged(case, asked)]
 
 
-def _judged(case: Case, asked: Checking) -> Result:
-    """Of a check that annotations describe."""
-    service = case.entry.service
-    numbers = {str(service.health_check_node_port)} if service.health_check_node_port else set()
-    traffic = {"traffic-port", *(str(port.node_port) for port in service.ports if port.node_port)}
-    tcp = asked.protocol in {"tcp", "tls", "ssl"}
-    if asked.port in numbers and not tcp:
-        return fine("health-check", f"it asks the healthCheckNodePort {asked.port}", service_name(service))
-    if asked.port in numbers:
-        detail = (
-            f"it opens connections to port {asked.port}, which listens on every node, and reads no answer"
+def _by_default(case: Case, subject: str) -> Result:
+    """Of a check that no annotation describes."""
+    default = DEFAULTS.get(case.provider)
+    if case.entry.service.annotations.get(f"{OPENSTACK}enable-health-monitor", "") in TRUE:
+        return fine(
+            "health-check", "its health monitor is turned on, and asks the health check node port", subject
         )
-        return _finding(case, "SIP713", detail, asked)
-    if asked.port in traffic or (tcp and not asked.port):
+    if default in {Default.HEALTH_PORT, Default.ENDPOINTS}:
+        words = (
+            f"{case.provider} asks the health check node port or looks at endpoints, unless told otherwise"
+        )
+        return fine("health-check", words, subject)
+    if default is Default.NODE_PORT:
+        unknown = f"{case.provider}'s controller of itself {default.value}, unless a newer one does otherwise"
+    elif case.provider:
+        unknown = f"what {case.provider}'s controller checks by default is not known here"
+    else:
+        unknown = "nothing says which balancer it is"
+    return not_checked("health-check", f"{unknown}; `probe health` sees what is asked", subject)
+
+
+def _judged(case: Case, asked: Checking) -> Result:
+    """Of a check that annotations describe. Its path is of no account: kube-proxy answers every path alike.
+
+    (pkg/proxy/healthcheck/service_health.go: one handler for the whole server, over plain HTTP.)
+    """
+    service, subject = case.entry.service, service_name(case.entry.service)
+    numbers = {str(service.health_check_node_port)} if service.health_check_node_port else set()
+    by_itself = DEFAULTS.get(asked.maker) is Default.HEALTH_PORT and asked.maker != "DigitalOcean"
+    right = asked.port in {*numbers, "auto"} or (not asked.port and by_itself)
+    if right:
+        return _of_the_right_port(case, asked)
+    if not asked.port or asked.port in _traffic(service, asked.maker):
         where = asked.port or "the node port"
         return _finding(case, "SIP714", f"it asks {where} by {asked.protocol or 'its default'}", asked)
-    if asked.port and _served_by_pods(case, asked.port):
+    if _served_by_pods(case, asked.port):
         detail = f"it asks port {asked.port}, which only nodes with a pod of the Service answer"
-        return fine("health-check", detail, service_name(service))
-    if asked.port and not numbers and not case.live and _in_range(asked.port):
+        return fine("health-check", detail, subject)
+    if not numbers and not case.live and _in_range(asked.port):
         why = f"it asks port {asked.port}, and the healthCheckNodePort is chosen when the Service is made"
-        return not_checked("health-check", why, service_name(service))
-    if asked.port:
-        own = ", kube-proxy's own health" if asked.port == KUBE_PROXY else ""
-        wanted = f", not {min(numbers)}" if numbers else ""
-        return _finding(case, "SIP713", f"it asks port {asked.port}{own}{wanted}", asked)
-    if asked.path not in PATHS:
-        return _finding(
-            case, "SIP713", f"it asks for {asked.path}, which is no path of the health check node port", asked
-        )
-    return fine(
-        "health-check", "it is not turned away from the health check node port", service_name(service)
-    )
+        return not_checked("health-check", why, subject)
+    own = ", kube-proxy's own health" if asked.port == KUBE_PROXY else ""
+    wanted = f", not {min(numbers)}" if numbers else ""
+    return _finding(case, "SIP713", f"it asks port {asked.port}{own}{wanted}", asked)
+
+
+def _of_the_right_port(case: Case, asked: Checking) -> Result:
+    """Of a check of the health check node port: whether it reads the answer."""
+    number = case.entry.service.health_check_node_port
+    port = f"the healthCheckNodePort{f' {number}' if number else ''}"
+    if asked.protocol in {"tcp", "tls", "ssl"}:
+        detail = f"it opens connections to {port}, which listens on every node, and reads no answer"
+        return _finding(case, "SIP713", detail, asked)
+    if asked.protocol == "https":
+        return _finding(case, "SIP713", f"it asks {port} by HTTPS, and that speaks plain HTTP", asked)
+    return fine("health-check", f"it asks {port}", service_name(case.entry.service))
+
+
+def _traffic(service: Service, maker: str) -> set[str]:
+    """How annotations write the ports that clients' connections come to."""
+    ports = {"traffic-port", *(str(port.node_port) for port in service.ports if port.node_port)}
+    if maker == "AWS":
+        ports |= {port.name for port in service.ports if port.name}  # resolved to its node port
+    if maker == "DigitalOcean":
+        ports |= {str(port.port) for port in service.ports}  # "an exposed port and not the NodePort"
+    return ports
 
 
 def _served_by_pods(case: Case, port: str) -> bool:

@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 AWS = "service.beta.kubernetes.io/aws-load-balancer-"
 DIGITALOCEAN = "service.beta.kubernetes.io/do-loadbalancer-"
 HETZNER = "load-balancer.hetzner.cloud/"
@@ -50,7 +52,8 @@ STATED = frozenset({"AWS", "DigitalOcean", "OVH", "Scaleway", "OpenStack", "Lino
 #: Balancers whose packets reach the nodes with the client's address.
 PASSING = frozenset({"MetalLB", "kube-vip", "Cilium", "Google Cloud", "Azure"})
 
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})  # Go's strconv.ParseBool
+#: What Go's strconv.ParseBool takes for true.
+TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
@@ -77,6 +80,12 @@ class Checking:
     interval: float | None = None
     threshold: int | None = None
     annotations: tuple[str, ...] = ()
+    maker: str = ""  # whose annotations they are
+
+    @property
+    def by_port(self) -> bool:
+        """Whether it says something else for each port of the Service (Scaleway: 80:…;443:…)."""
+        return any(":" in each or ";" in each for each in (self.protocol, self.port, self.path))
 
     @property
     def lag(self) -> float | None:
@@ -143,7 +152,7 @@ def _boolean(annotations: Mapping[str, str], key: str) -> Sends | None:
     if key not in annotations:
         return None
     value = annotations[key]
-    return Sends(value in _TRUE, key, value, value not in _TRUE | _FALSE, "true")
+    return Sends(value in TRUE, key, value, value not in TRUE | _FALSE, "true")
 
 
 def _digitalocean(annotations: Mapping[str, str]) -> Sends | None:
@@ -173,7 +182,7 @@ def _scaleway(annotations: Mapping[str, str]) -> Sends | None:
         if value is None:
             continue
         numbers = [part.strip() for part in value.split(",")]
-        if value == "*" or value in _TRUE - {"1"}:
+        if value == "*" or value in TRUE - {"1"}:
             return Sends(True, key, value)
         if all(part.isascii() and part.isdigit() and len(part) < 6 for part in numbers):
             return Sends(True, key, value, ports=tuple(map(int, numbers)))
@@ -186,11 +195,22 @@ def _openstack(annotations: Mapping[str, str]) -> Sends | None:
     if key not in annotations:
         return None
     value = annotations[key]
-    on = value in _TRUE or value in {"v1", "v2"}
+    on = value in TRUE or value in {"v1", "v2"}
     return Sends(on, key, value, not on and value not in _FALSE, "v2")
 
 
 def _linode(annotations: Mapping[str, str]) -> Sends | None:
+    """linode-cloud-controller-manager, docs/configuration/annotations.md; a port's own JSON wins over the default."""
+    for key in sorted(annotations):
+        port = key.removeprefix(f"{LINODE}port-")
+        if port == key or not (port.isascii() and port.isdigit() and len(port) < 6):
+            continue
+        try:
+            version = msgspec.json.decode(annotations[key][:4096], type=_LinodePort).proxy
+        except msgspec.DecodeError:
+            continue
+        if version in {"v1", "v2"}:
+            return Sends(True, key, version, ports=(int(port),))
     for key in (f"{LINODE}default-proxy-protocol", f"{LINODE}proxy-protocol"):
         if key in annotations:
             value = annotations[key]
@@ -227,8 +247,36 @@ def checking(annotations: Mapping[str, str]) -> Checking:
             used += (f"{OPENSTACK}enable-health-monitor",)
         if used:
             protocol = values[0].lower().replace("connection", "tcp").replace("http_body", "http")
-            return Checking(protocol, values[1], values[2], off, _seconds(values[3]), _whole(values[4]), used)
+            if values[1] or values[2]:
+                protocol = protocol or _protocol_by_default(begin, annotations)
+            return Checking(
+                protocol,
+                values[1],
+                values[2],
+                off,
+                _seconds(values[3]),
+                _whole(values[4]),
+                used,
+                PREFIXES[begin],
+            )
     return Checking()
+
+
+class _LinodePort(msgspec.Struct):
+    """What is read of `port-N`."""
+
+    proxy: str = msgspec.field(name="proxy-protocol", default="")
+
+
+def _protocol_by_default(begin: str, annotations: Mapping[str, str]) -> str:
+    """By what a check asks whose protocol is not said; "" where that depends on the policy.
+
+    hcloud-cloud-controller-manager takes the Service's own protocol (internal/hcops/load_balancer.go), the others TCP
+    (their pages of annotations).
+    """
+    if begin == HETZNER:
+        return annotations.get(f"{HETZNER}protocol", "tcp").lower()
+    return "tcp" if begin in {SCALEWAY, DIGITALOCEAN, LINODE} else ""
 
 
 _DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(s|m|ms)?")
@@ -257,12 +305,12 @@ def reads_http(annotations: Mapping[str, str]) -> str:
         # An NLB knows no HTTP; its controller passes over the annotation.
         nlb = key.startswith(AWS) and annotations.get(f"{AWS}type", "") in {"nlb", "nlb-ip", "external"}
         passed = (
-            key.startswith(DIGITALOCEAN) and annotations.get(f"{DIGITALOCEAN}tls-passthrough", "") in _TRUE
+            key.startswith(DIGITALOCEAN) and annotations.get(f"{DIGITALOCEAN}tls-passthrough", "") in TRUE
         )
         if value in values and not nlb and not passed:
             return f"{key}: {value}"
     key = f"{OPENSTACK}x-forwarded-for"
-    return f"{key}: {annotations[key]}" if annotations.get(key, "") in _TRUE else ""
+    return f"{key}: {annotations[key]}" if annotations.get(key, "") in TRUE else ""
 
 
 def ip_targets(annotations: Mapping[str, str]) -> bool:

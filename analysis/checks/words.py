@@ -43,28 +43,47 @@ def annotate(service: Service, key: str, value: str) -> str:
     return f"kubectl -n {service.namespace} annotate --overwrite svc {service.name} {written}"
 
 
-#: Where a chart keeps what is set, by product: (policy, type, replicas, budget).
+#: Where a chart keeps what is set, by product: (policy, type, replicas, budget); "" where that is not known. Read from
+#: the templates that are named, which is where a value has its effect.
 _CHARTS = {
+    # kubernetes/ingress-nginx, charts/ingress-nginx/templates: controller-service.yaml,
+    # controller-poddisruptionbudget.yaml
     "ingress-nginx": (
         "controller.service.externalTrafficPolicy", "controller.service.type", "controller.replicaCount",
         "controller.minAvailable",
     ),
-    "Traefik": ("service.spec.externalTrafficPolicy", "service.type", "deployment.replicas", ""),
-    "HAProxy Kubernetes Ingress Controller": (
-        "controller.service.externalTrafficPolicy", "controller.service.type", "controller.replicaCount", "",
+    # traefik/traefik-helm-chart, traefik/templates: _service.tpl (service.spec as it stands, service.type),
+    # deployment.yaml, poddisruptionbudget.yaml
+    "Traefik": (
+        "service.spec.externalTrafficPolicy", "service.type", "deployment.replicas",
+        "podDisruptionBudget.minAvailable",
     ),
+    # haproxytech/helm-charts, kubernetes-ingress: templates/controller-service.yaml,
+    # templates/controller-poddisruptionbudget.yaml, ci/deployment-replicacount-unset.yaml
+    "HAProxy Kubernetes Ingress Controller": (
+        "controller.service.externalTrafficPolicy", "controller.service.type", "controller.replicaCount",
+        "controller.PodDisruptionBudget.minAvailable",
+    ),
+    # nginx/kubernetes-ingress, charts/nginx-ingress/templates: controller-service.yaml, controller-deployment.yaml
     "NGINX Ingress Controller": (
         "controller.service.externalTrafficPolicy", "controller.service.type", "controller.replicaCount", "",
     ),
+    # bitnami/charts, bitnami/contour/templates/envoy/service.yaml
     "Contour": ("envoy.service.externalTrafficPolicy", "envoy.service.type", "", ""),
 }  # fmt: skip
 POLICY, TYPE, REPLICAS, BUDGET = range(4)
 
+#: What has to be turned on besides for a value to count.
+_SWITCHES = {
+    "podDisruptionBudget.minAvailable": "podDisruptionBudget.enabled=true",
+    "controller.PodDisruptionBudget.minAvailable": "controller.PodDisruptionBudget.enable=true",
+}
+
 
 def helm(product: str, what: int, value: str) -> tuple[str, ...]:
-    """A value of the product's chart, none where that is not known. `what` is one of POLICY, TYPE, REPLICAS, BUDGET."""
+    """Values of the product's chart, none where they are not known. `what`: one of POLICY, TYPE, REPLICAS, BUDGET."""
     key = _CHARTS.get(product, ("",) * 4)[what]
-    return (f"{key}={value}",) if key else ()
+    return tuple(filter(None, (_SWITCHES.get(key), f"{key}={value}"))) if key else ()
 
 
 def listed(names: tuple[str, ...] | list[str], most: int = 4) -> str:
