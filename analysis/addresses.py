@@ -111,6 +111,7 @@ class AddressBook:
         self.known = facts.known
         self.wanted = frozenset(service.key for service in wanted)
         self._suspects: set[int] = set()
+        self._homes: dict[int, str] = {}
         self._node_names = frozenset(node.name for node in facts.nodes if node.addresses)
         self._owners: dict[int, Owner] = {}
         self._ranges: list[_Range] = []
@@ -151,6 +152,12 @@ class AddressBook:
         """Record that an address belongs to a load balancer, when a tap there has shown it."""
         if self.owner(address).kind is OwnerKind.EXTERNAL:
             self._owners[address] = Owner(OwnerKind.BALANCER, name)
+        if self.owner(address).kind is OwnerKind.BALANCER:
+            self._homes.setdefault(address, name)
+
+    def home(self, address: int) -> str | None:
+        """The place at which taps have shown an address to be the load balancer's."""
+        return self._homes.get(address)
 
     def suspect_balancer(self, address: int) -> None:
         """Record that an outsider behaves as a load balancer would, which proves nothing."""

@@ -248,7 +248,7 @@ def _judged(
         more = shape.count - len(shape.sample) if first else 0
         omitted = _Omitted(more, for_certain[shape.key])
         told.append((journey_of(judge.outcome(connection), context), omitted))
-    if stranded_too and context.facts.known:
+    if stranded_too:
         told += [
             (stranded(trip, context), _NONE_OMITTED)
             for trip in selection.ended_at_balancer

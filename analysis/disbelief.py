@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.claims import Claims, address_in
+from analysis.claims import Claims, address_in, own_words
 from analysis.knowledge import forged
 from analysis.trips import Connection, Word
 from analysis.verdict import Header, Known
@@ -41,8 +41,16 @@ def disbelief(connection: Connection, known: Known) -> list[str]:
     if connection.told is not None and _names_the_server(connection.told, connection):
         return ["SIP501"]
     if known.header is Header.TAKEN:
-        return [] if claimed in named else ["SIP306"]  # a header that is used and wrong is SIP313
+        # A header that is used and wrong is SIP313.
+        return _proxy_in_between(connection, known.client, claimed) if claimed in named else ["SIP306"]
     return _ignored_field(connection, known.client)
+
+
+def _proxy_in_between(connection: Connection, client: int | None, claimed: int | None) -> list[str]:
+    """A header that names, rightly, who asked the balancer: a proxy before it, which knew the client."""
+    if len(connection.chain) < 2 or connection.chain[-1].trip.source != claimed:
+        return []
+    return ["SIP316"] if _named_by_a_proxy(connection, client) else ["SIP104"]
 
 
 def _names_the_server(told: Word, connection: Connection) -> bool:
@@ -55,9 +63,31 @@ def _names_the_server(told: Word, connection: Connection) -> bool:
 
 def _ignored_field(connection: Connection, client: int | None) -> list[str]:
     """A field that named the client reached the server, and the server named its peer."""
-    if not any(client in claims.addresses for claims in connection.claims):
+    if not _named_by_a_proxy(connection, client):
         return []
-    if any(client in claims.addresses for claims in client_claims(connection)):
-        return []  # the client wrote the field, not a proxy
-    made = connection.word.request if connection.word is not None else None
-    return ["SIP502" if made is not None and client in made.claims.addresses else "SIP503"]
+    word = connection.word
+    passed_on = (
+        word.request.claims.addresses if word is not None and word.request is not None else frozenset()
+    )
+    if client in passed_on:
+        return ["SIP502"]
+    own = {address_in(address) for address in word.addresses} if word is not None else set()
+    return ["SIP503"] if passed_on <= own else []  # what names others may be another client's request
+
+
+def _named_by_a_proxy(connection: Connection, client: int | None) -> bool:
+    """Whether a proxy wrote the client's address into a field of a request, and not the client itself."""
+    written = client_claims(connection)
+    for claims in connection.claims:
+        if client in claims.addresses and not any(client in own.addresses for own in written):
+            return True
+        added = [word for own in written for word in (*own_words(claims, own), *_appended(claims, own))]
+        if any(address_in(word) == client for word in added):
+            return True
+    return False
+
+
+def _appended(claims: Claims, own: Claims) -> tuple[str, ...]:
+    """What proxies have added to the client's own X-Forwarded-For."""
+    whole = claims.chain[: len(own.chain)] == own.chain
+    return claims.chain[len(own.chain) :] if whole else ()

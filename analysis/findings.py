@@ -151,9 +151,10 @@ _ALL = (
     ),
     Definition(
         "SIP305", Severity.ERROR, "A client sent a PROXY header of its own",
-        "The connection comes straight from a client, and begins with a PROXY header that names another address. "
-        "The server took it.",
-        "Restrict the port to the load balancer, or the header's trust to its address.",
+        "The connection comes from a client, straight or through a load balancer that passes bytes on as they come, "
+        "and begins with a PROXY header that names another address. The server took it.",
+        "Restrict the port to the load balancer, or the header's trust to its address. A load balancer has to send a "
+        "header of its own.",
     ),
     Definition(
         "SIP306", Severity.ERROR, "The server took the PROXY header and does not use it",
@@ -191,8 +192,8 @@ _ALL = (
     ),
     Definition(
         "SIP311", Severity.ERROR, "Two PROXY headers stand one after the other",
-        "Two load balancers in a row each put a header in front of the data. Servers take the first, which names the "
-        "balancer in between, and read the second as a broken request.",
+        "Two load balancers in a row each put a header in front of the data, or a client puts one of its own behind "
+        "the balancer's. Servers take the first, and read the second as a broken request.",
         "Let the second balancer accept the first one's header (HAProxy: accept-proxy) and send one of its own, or "
         "let only one of them send.",
     ),
@@ -218,6 +219,14 @@ _ALL = (
         "The packets' source was replaced on the way to the endpoint, and the header in front of the data still names "
         "the client.",
         "Nothing to do. Local would save the extra hop, and the trust list could then hold the balancer alone.",
+    ),
+    Definition(
+        "SIP316", Severity.ERROR, "The PROXY header names the proxy before the load balancer",
+        "Two proxies stand in a row. The first names the client in a field of the request, and the load balancer "
+        "behind it names its own peer, the first proxy, in the PROXY header. The server takes the header's word, so "
+        "that the field is not read.",
+        "Let the first proxy send a PROXY header that the load balancer accepts (HAProxy: accept-proxy), or let the "
+        "server read the field instead: nginx real_ip_header X-Forwarded-For, with both proxies in its trust list.",
     ),
     Definition(
         "SIP401", Severity.INFO, "The connection was forwarded to another node",

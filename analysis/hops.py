@@ -191,8 +191,9 @@ def _place_key(
     else:
         rank = 4
     serves = any(step.at_endpoint and book.owner(step.addresses.dst).node == place for step in here)
-    # A node whose own address is the source has sent what the others received.
-    sender = any(book.owner(step.addresses.src).node == place for step in here)
+    # A node or balancer whose own address is the source has sent what the others received.
+    sources = {step.addresses.src for step in here}
+    sender = any(place in {book.owner(source).node, book.home(source)} for source in sources)
     return rank, int(serves and not sender), int(not sender), min(step.time for step in here)
 
 

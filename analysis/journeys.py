@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from analysis.addresses import AddressBook, OwnerKind, endpoint
 from analysis.asked import Asked
+from analysis.claims import address_in
 from analysis.clients import EVERYBODY, Clients
 from analysis.corroboration import application_word, logged_word
 from analysis.facts import Facts
@@ -76,7 +77,7 @@ def select(
     selected = {id(trip) for trip in candidates}
     fronts = [trip for trip in trips if id(trip) not in selected and _ends_at_balancer(trip, book)]
     backs = [trip for trip in [*candidates, *fronts] if _by_balancer(trip, book)]
-    relay = Relay(fronts, backs, taps, strangers, sampled=given.sampled)
+    relay = Relay(fronts, backs, taps, book, strangers, sampled=given.sampled)
     loose = [trip for trip in candidates if not relay.ties(trip)]
     probing = {id(trip) for trip in loose if _is_probe(trip, book)}
     if not given.sampled:  # whose client's connection was left out is no request of the balancer's own
@@ -96,14 +97,33 @@ def _suspect_who_names_others(
 ) -> None:
     """Doubt all connections of an outsider that names others in one: not all that a proxy passes on names somebody.
 
-    Not of one that was watched where it begins: a client that lies is a client.
+    Not of one that was watched where it begins, nor of ourselves: a client that lies is a client.
     """
     watched = {trip.source for trip in trips if trip.from_client_tap}
-    for source in {each.trip.source for each in connections if each.names_others} - watched:
+    watched |= {each.chain[0].trip.source for each in connections if each.chain and each.asked is not None}
+    for source in {found for each in connections if (found := _names_others(each, book))} - watched:
         book.suspect_balancer(source)
 
 
-#: The leg that requests came by, and the addresses that the endpoint then named.
+def _names_others(connection: Connection, book: AddressBook) -> int | None:
+    """Who is taken for the client and names others in fields of a request, as a proxy does that nobody told us of."""
+    header = connection.trip.header
+    who: int | None
+    if connection.chain:
+        who, claims = (
+            connection.chain[0].trip.source,
+            [each.claims for each in connection.chain[0].trip.requests],
+        )
+    elif connection.owner.kind is OwnerKind.BALANCER and header is not None and header.source is not None:
+        who, claims = address_in(header.source), list(connection.claims)
+    else:
+        return connection.trip.source if connection.names_others else None
+    if who is None or connection.asked is not None or book.owner(who).kind is not OwnerKind.EXTERNAL:
+        return None
+    return who if any(each.addresses - {who} for each in claims) else None
+
+
+#: Which tie of their leg requests came by (-1: not known), and the addresses that the endpoint then named.
 _Group = tuple[int, tuple[str, ...]]
 
 
@@ -141,10 +161,9 @@ class _Gather:
         ties = self._relay.ties(trip)
         groups: dict[_Group, list[Request]] = defaultdict(list)
         spoken: dict[_Group, Word] = {}
-        by_front = {id(tie.front): tie for tie in ties}
         for request in trip.requests:
             word = self._onward.word(trip, request)
-            group = (_front(ties, request), word.addresses if word is not None else ())
+            group = (_way(ties, request), word.addresses if word is not None else ())
             groups[group].append(request)
             if word is not None:
                 spoken.setdefault(group, word)
@@ -153,28 +172,32 @@ class _Gather:
             word = self._onward.word(trip, None)
             return [self._connection(trip, tie, (), word, 0)]
         return [
-            self._connection(trip, by_front.get(group[0]), tuple(requests), spoken.get(group), part)
+            self._connection(
+                trip, ties[group[0]] if group[0] >= 0 else None, tuple(requests), spoken.get(group), part
+            )
             for part, (group, requests) in enumerate(_merged(groups).items())
         ]
 
     def _connection(
         self, trip: Trip, tie: Tie | None, requests: tuple[Request, ...], word: Word | None, part: int
     ) -> Connection:
-        chain: tuple[Link, ...] = chain_of(tie, self._relay, self._book) if tie is not None else ()
+        chain: tuple[Link, ...] = chain_of(tie, self._book) if tie is not None else ()
         asked = self._asked.of(chain[0].trip if chain else trip, requests)
         owner = self._book.owner(trip.source)
         told = told_by(asked) or _one(echoed(trip, request) for request in requests)
         told = told or application_word(word, self._ingress)
         word = word or logged_word(trip, self._ingress)
-        return Connection(trip, chain, owner, requests, word, asked, told, part)
+        return Connection(
+            trip, chain, owner, requests, word, asked, told, part, passed_on=self._relay.passed_on(trip)
+        )
 
 
-def _front(ties: Sequence[Tie], request: Request) -> int:
-    """The id of the leg that the request came by; 0 where that is not known."""
-    fronts = {
-        id(tie.front): tie.front for tie in ties if tie.requests is None or request.index in tie.requests
-    }
-    return next(iter(fronts)) if len(fronts) == 1 else 0
+def _way(ties: Sequence[Tie], request: Request) -> int:
+    """Which of the ties is the request's; -1 where that is not known."""
+    ways = [
+        number for number, tie in enumerate(ties) if tie.requests is None or request.index in tie.requests
+    ]
+    return ways[0] if len(ways) == 1 else -1
 
 
 def _one(words: Iterable[Word | None]) -> Word | None:
@@ -275,7 +298,7 @@ def health_ports(facts: Facts) -> list[int]:
 
 def _is_journey(trip: Trip, book: AddressBook, facts: Facts) -> bool:
     if not facts.known:
-        return _is_journey_without_facts(trip)
+        return _is_journey_without_facts(trip) and not _ends_at_balancer(trip, book)
     if trip.target is None or trip.target.service.key not in book.wanted:
         return False
     if trip.target.frontend:

@@ -17,7 +17,7 @@ from analysis.recording import Recording
 from analysis.relay import BY_HEADER, BY_HELLO, BY_ORDER
 from analysis.trips import PROXY_PAYLOADS, Connection, Trip, Word
 from analysis.verdict import Carried, Header, Known, Named, Silence, Speaker
-from daemonset.observation import TapKind
+from daemonset.observation import ProxyHeader, TapKind
 
 REPEATED = 500_000_000  # ns between first and last attempt; the first SYN timeout is 1 s (RFC 6298 §2.1)
 POD_SIDE = frozenset({TapKind.BRIDGE, TapKind.VETH, TapKind.POD})
@@ -104,6 +104,8 @@ def true_client(
     trip = connection.trip
     if connection.chain:
         first = connection.chain[0].trip
+        if connection.passed_on and not first.from_client_tap:
+            return None  # who wrote the header may be a balancer that nobody told us of
         return first.source if not speaks_for_others(first.source, book) else None
     if connection.owner.kind is OwnerKind.BALANCER and not trip.from_client_tap:
         if header is Header.TAKEN:
@@ -233,18 +235,28 @@ def _can_be_client(trip: Trip, book: AddressBook) -> bool:
 
 def sender_trusted(connection: Connection) -> bool:
     """Whether the header's sender is shown to be a balancer, or to carry on a connection that was seen."""
+    if connection.passed_on:
+        return False
     return bool(connection.chain) or connection.owner.kind is OwnerKind.BALANCER
 
 
 def forged(connection: Connection) -> bool:
     """Whether a client that was itself watched, or that is our own, names another address in a header of its own."""
     trip = connection.trip
-    if trip.header is None or trip.header.source is None or connection.chain:
+    if trip.header is None or trip.header.source is None:
         return False
+    if connection.chain:
+        first = connection.chain[0].trip
+        return connection.passed_on and first.from_client_tap and not _is_own_claim(trip.header, first)
     own = connection.asked is not None and any(name in PROXY_CLAIMS for name, _ in connection.asked.forged)
     if not (own or trip.from_client_tap):
         return False
-    return trip.header.source != endpoint(trip.source, trip.steps[0].addresses.sport)
+    return not _is_own_claim(trip.header, trip)
+
+
+def _is_own_claim(header: ProxyHeader, client: Trip) -> bool:
+    """Whether a client names its own socket."""
+    return header.source == endpoint(client.source, client.steps[0].addresses.sport)
 
 
 def _forwarded(trip: Trip, facts: Facts) -> bool:

@@ -120,8 +120,11 @@ class Onward:
         trips = {id(entry.trip): entry.trip for entry in made}
         onward = next(iter(trips.values())) if len(trips) == 1 else None
         time = self._time(made[0], reached)
-        # Of several requests that say the same, the one that tells most is the one that the application gets.
-        fullest = max((entry.request for entry in made), key=lambda request: len(request.claims.addresses))
+        # Of several requests that say the same, the one that goes on with what came in, and the one that tells most, is
+        # the one that the application gets.
+        requests = [entry.request for entry in made]
+        going_on = [each for each in requests if each.claims.chain[: len(received.chain)] == received.chain]
+        fullest = max(going_on or requests, key=lambda request: len(request.claims.addresses))
         return Word(word, "http-header", by, reached.place, time, onward, fullest)
 
     def _time(self, made: _Made, reached: Step) -> int:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 
 from analysis.addresses import AddressBook, OwnerKind, endpoint
 from analysis.claims import address_in
+from analysis.proxies import Proxies
 from analysis.strangers import PASSING, Strangers
 from analysis.trips import PROXY_PAYLOADS, Link, Request, Trip
-from daemonset.observation import Tap, TapKind
+from daemonset.observation import Tap
 
 RELAY_WINDOW = PASSING  # ns within which a proxy is taken to pass on a client's first bytes
 
@@ -25,6 +26,7 @@ RELAY_WINDOW = PASSING  # ns within which a proxy is taken to pass on a client's
 PATIENCE = 60_000_000_000
 
 BY_HEADER = "PROXY header"
+BY_SAME_HEADER = "the same PROXY header, which the balancer passed on"
 BY_HELLO = "the same TLS ClientHello"
 BY_TOKEN = "the probe's token"  # noqa: S105 - words for people
 BY_REQUEST_ID = "the same request id"
@@ -36,11 +38,17 @@ BY_CONNECTION = "the order of connections at the balancer"
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """One back leg, or some of its requests, carry on a front leg. `requests` None: all of them."""
+    """One back leg, or some of its requests, carry on a front leg. `requests` None: all of them.
+
+    `carried` pairs indexes of the back leg's requests with those of the front leg's. `before` is what the front leg
+    carries on with these requests, where a proxy stands behind a proxy.
+    """
 
     front: Trip
     by: str
     requests: frozenset[int] | None = None
+    carried: tuple[tuple[int, int], ...] = ()
+    before: Tie | None = None
 
 
 class Relay:
@@ -51,6 +59,7 @@ class Relay:
         fronts: Sequence[Trip],
         backs: Sequence[Trip],
         taps: Sequence[Tap],
+        book: AddressBook,
         strangers: Strangers,
         *,
         sampled: bool = False,
@@ -58,37 +67,94 @@ class Relay:
         self._sampled = sampled
         self._fronts = fronts
         self._strangers = strangers
-        self._listeners = frozenset(
-            (last.dst, last.dport) for front in fronts for last in [front.steps[-1].addresses]
-        )
         self._backs = backs
-        self._clock = frozenset(number for number, tap in enumerate(taps) if tap.kind is TapKind.LB)
+        self._proxies = Proxies(fronts, taps, book)
+        self._book = book
+        self._passed_on: set[int] = set()  # backs that begin with somebody else's PROXY header
         self._ties: dict[int, list[Tie]] = defaultdict(list)
+        self._split: dict[int, tuple[Tie, ...]] = {}
         self._by_leg(backs)
         loose = [trip for trip in backs if id(trip) not in self._ties]
         self._by_requests(loose)
-        loose = [trip for trip in loose if id(trip) not in self._ties and trip.header is None]
+        loose = [trip for trip in loose if id(trip) not in self._ties]
         if not sampled:
-            self._by_order(loose)
+            self._by_order([trip for trip in loose if trip.header is None or id(trip) in self._passed_on])
+        self._doubt_headers()
 
     def ties(self, back: Trip) -> Sequence[Tie]:
-        """The legs that this one carries on; empty where that is not known."""
-        return self._ties.get(id(back), ())
+        """The legs that this one carries on, one tie for each way by which they came; empty where that is not known."""
+        if id(back) not in self._split:
+            self._split[id(back)] = ()  # a leg that would come to carry on itself carries on nothing
+            ties = self._ties.get(id(back), ())
+            self._split[id(back)] = tuple(part for tie in ties for part in self._parted(tie, back))
+        return self._split[id(back)]
+
+    def _parted(self, tie: Tie, back: Trip) -> Iterable[Tie]:
+        """One tie for each of the legs that the front leg itself carries on with these requests."""
+        earlier = self.ties(tie.front)
+        if not earlier:
+            return [tie]
+        if len(earlier) == 1 and earlier[0].requests is None:
+            return [replace(tie, before=earlier[0])]
+        ways: dict[int, list[int]] = defaultdict(list)
+        for mine, theirs in tie.carried or _one_to_one(tie.front, back):
+            found = [
+                way for way, each in enumerate(earlier) if each.requests is None or theirs in each.requests
+            ]
+            ways[found[0] if len(found) == 1 else -1].append(mine)
+        if not ways:
+            return [tie]
+        return [
+            replace(tie, requests=frozenset(numbers), before=earlier[way] if way >= 0 else None)
+            for way, numbers in ways.items()
+        ]
+
+    def passed_on(self, back: Trip) -> bool:
+        """Whether its PROXY header came to the proxy in front of a client's bytes, or is likely to have done so."""
+        return id(back) in self._passed_on
+
+    def _doubt_headers(self) -> None:
+        """A balancer that carried a client on without a header to the same port puts none of its own anywhere there."""
+        bare = {
+            (back.source, _asked_for(back))
+            for back in self._backs
+            if back.leg.first_bytes is not None and not _begins_header(back) and self._ties.get(id(back))
+        }
+        for back in self._backs:
+            untied = back.header is not None and id(back) not in self._ties
+            if untied and (back.source, _asked_for(back)) in bare:
+                self._passed_on.add(id(back))
+
+    def _written_by_clients(self, back: Trip, fronts: Iterable[Trip]) -> Tie | None:
+        """Who wrote the header, where it came to the proxy like that from somebody who is no balancer."""
+        writers = [front for front in fronts if self._book.owner(front.source).kind is not OwnerKind.BALANCER]
+        writers = self._come_to(back, writers)
+        if not writers:
+            return None
+        self._passed_on.add(id(back))
+        return Tie(writers[0], BY_SAME_HEADER) if len(writers) == 1 else None
 
     def _by_leg(self, backs: Sequence[Trip]) -> None:
         # The header names the client as the balancer saw it, after whatever was done to it before.
         by_client: dict[str, list[Trip]] = defaultdict(list)
         by_hello: dict[bytes, list[Trip]] = defaultdict(list)
+        by_claim: dict[str, list[Trip]] = defaultdict(list)
         for front in self._fronts:
             last = front.steps[-1].addresses
             by_client[endpoint(last.src, last.sport)].append(front)
             if front.hello is not None:
                 by_hello[front.hello].append(front)
+            if front.header is not None and front.header.source is not None:
+                by_claim[front.header.source].append(front)
         for back in backs:
             named = back.header.source if back.header is not None else None
-            before = self._nearest(by_client[named], back) if named is not None else None
-            tie = Tie(before, BY_HEADER) if before is not None else None
-            tie = tie or (_only(by_hello.get(back.hello), back, BY_HELLO) if back.hello is not None else None)
+            tie = self._written_by_clients(back, by_claim[named]) if named is not None else None
+            if named is not None and id(back) not in self._passed_on:
+                before = self._nearest(by_client[named], back)
+                tie = Tie(before, BY_HEADER) if before is not None else None
+            if tie is None and back.hello is not None:
+                same = self._come_to(back, by_hello[back.hello])
+                tie = Tie(same[0], BY_HELLO) if len(same) == 1 else None
             if tie is not None:
                 self._ties[id(back)].append(tie)
 
@@ -97,15 +163,16 @@ class Relay:
         others = [front for front in fronts if front is not back]
         if len(others) < 2:
             return others[0] if others else None
-        start = self._first_at(back)
+        start = _first_at(back, self._proxies.taps)
         if start is None:
             return None
-        earlier = [(seen, front) for front in others if (seen := self._first_at(front)) and seen <= start]
+        times = [(_first_at(front, self._proxies.taps), front) for front in others]
+        earlier = [(seen, front) for seen, front in times if seen is not None and seen <= start]
         return max(earlier, key=lambda entry: entry[0])[1] if earlier else None
 
-    def _first_at(self, trip: Trip) -> int | None:
-        times = [sighting.seen for sighting in trip.leg.sightings if sighting.tap in self._clock]
-        return min(times, default=None)
+    def _clock(self, back: Trip) -> frozenset[int]:
+        """The taps at the proxy that made this leg."""
+        return self._proxies.clock(self._proxies.maker(back))
 
     def _by_requests(self, backs: Sequence[Trip]) -> None:
         tokens = self._index(lambda request: request.claims.token)
@@ -117,40 +184,73 @@ class Relay:
         for front in self._fronts:
             if front.hello is not None:
                 unread[front.steps[-1].addresses.src].append(front)
-        found: dict[int, dict[int, tuple[Trip, str, set[int]]]] = defaultdict(dict)
-        asked = [(back, request) for back in backs for request in back.requests]
-        for back, request in sorted(asked, key=lambda entry: entry[1].said.at(self._clock) or 0):
-            tie = _only(tokens.get(request.claims.token or ""), back, BY_TOKEN) or _only(
-                identities.get(request.claims.request_id or ""), back, BY_REQUEST_ID
-            )
+        found: dict[int, dict[int, tuple[Trip, str, list[tuple[int, int]]]]] = defaultdict(dict)
+        asked = [
+            (request.said.at(self._clock(back)) or 0, number, back, request)
+            for number, back in enumerate(backs)
+            for request in back.requests
+        ]
+        for _, _, back, request in sorted(asked, key=lambda entry: entry[:2]):
+            tie = self._by_name(tokens, request.claims.token, back, BY_TOKEN)
+            tie = tie or self._by_name(identities, request.claims.request_id, back, BY_REQUEST_ID)
             if tie is None and not self._sampled and back.header is None and back.source not in passing:
-                tie = self._by_forwarded(back, request, forwarded, taken) or self._by_client(request, unread)
+                tie = self._by_forwarded(back, request, forwarded, taken)
+                tie = tie or self._by_client(back, request, unread)
             if tie is not None:
-                found[id(back)].setdefault(id(tie.front), (tie.front, tie.by, set()))[2].add(request.index)
+                pairs = found[id(back)].setdefault(id(tie.front), (tie.front, tie.by, []))[2]
+                pairs += [(request.index, theirs) for _, theirs in tie.carried or ((0, -1),)]
         for back in backs:
-            for front, by, numbers in found[id(back)].values():
+            for front, by, pairs in found[id(back)].values():
+                numbers = frozenset(mine for mine, _ in pairs)
+                carried = tuple(pair for pair in pairs if pair[1] >= 0)
                 everything = len(numbers) == len(back.requests)
-                self._ties[id(back)].append(Tie(front, by, None if everything else frozenset(numbers)))
+                self._ties[id(back)].append(Tie(front, by, None if everything else numbers, carried))
 
     def _passing_on(self, backs: Sequence[Trip]) -> frozenset[int]:
         """Addresses of proxies that pass bytes on as they came, and so never append to a field."""
-        came = {_digest(front) for front in self._fronts} - {0}
-        return frozenset(back.source for back in backs if _digest(back) in came)
-
-    def _index(self, key: Callable[[Request], str | None]) -> dict[str, list[Trip]]:
-        index: dict[str, list[Trip]] = defaultdict(list)
+        came: dict[int, set[int]] = defaultdict(set)  # who sent such bytes to a proxy
         for front in self._fronts:
-            for name in {key(request) for request in front.requests} - {None, ""}:
-                index[str(name)].append(front)
+            came[_digest(front)].add(front.source)
+        return frozenset(
+            back.source for back in backs if _digest(back) and came.get(_digest(back), set()) - {back.source}
+        )
+
+    def _index(self, key: Callable[[Request], str | None]) -> dict[str, list[tuple[Trip, Request]]]:
+        index: dict[str, list[tuple[Trip, Request]]] = defaultdict(list)
+        for front in self._fronts:
+            for request in front.requests:
+                if name := key(request):
+                    index[name].append((front, request))
         return index
+
+    def _by_name(
+        self, index: dict[str, list[tuple[Trip, Request]]], name: str | None, back: Trip, by: str
+    ) -> Tie | None:
+        """The request that came by this name; of proxies in a row, to the one that made `back`."""
+        named = index.get(name or "", ())
+        fronts = self._come_to(back, list({id(front): front for front, _ in named}.values()))
+        if len(fronts) != 1:
+            return None
+        indexes = [asked.index for front, asked in named if front is fronts[0]]
+        return Tie(fronts[0], by, carried=((0, indexes[0]),) if len(indexes) == 1 else ())
+
+    def _come_to(self, back: Trip, fronts: Sequence[Trip]) -> list[Trip]:
+        """Other legs than this one; of proxies in a row, those that came to the one that made it."""
+        others = [front for front in fronts if front is not back]
+        place = self._proxies.maker(back)
+        if place is None or len(others) < 2:
+            return others
+        return [front for front in others if self._proxies.keeper(front) == place]
 
     def _forwarded_index(self) -> dict[object, list[tuple[Trip, Request]]]:
         """Requests by what a proxy that appends to X-Forwarded-For would make of them."""
         index: dict[object, list[tuple[Trip, Request]]] = defaultdict(list)
         for front in self._fronts:
-            peer = front.steps[-1].addresses.src
+            peers = {front.steps[-1].addresses.src}
+            peers |= {found for each in front.headers if each.source and (found := address_in(each.source))}
             for request in front.requests:
-                index[request.line, request.claims.chain, peer].append((front, request))
+                for peer in peers:
+                    index[request.line, request.claims.chain, peer].append((front, request))
         return index
 
     def _by_forwarded(
@@ -168,122 +268,129 @@ class Relay:
         if not request.claims.chain:
             return None
         *before, last = request.claims.chain
+        clock = self._clock(back)
+        now = request.said.at(clock)
+        if now is None and self._proxies.taps:
+            return None  # whose it is would depend on what came to a proxy that was not watched
         candidates = index.get((request.line, tuple(before), address_in(last)), [])
         candidates = [(front, asked) for front, asked in candidates if (id(front), asked.index) not in taken]
-        around = [(self._around(back, request, front, asked), front, asked) for front, asked in candidates]
-        close = sorted((gap, number) for number, (gap, _, _) in enumerate(around) if gap is not None)
+        around = [
+            (_around(back, request, front, asked, clock), number)
+            for number, (front, asked) in enumerate(candidates)
+        ]
+        close = sorted((gap, number) for gap, number in around if gap is not None)
         if close:
-            _, front, asked = around[close[0][1]]
-        elif len({id(front) for front, _ in candidates}) == 1 and request.said.at(self._clock) is None:
+            front, asked = candidates[close[0][1]]
+        elif len({id(front) for front, _ in candidates}) == 1 and now is None:
             front, asked = candidates[0]
         else:
             return None
-        now, client = request.said.at(self._clock), front.steps[-1].addresses.src
-        if now is not None and self._strangers.ask_from(client, now, self._clock):
+        if now is not None and self._strangers.ask_from(front.steps[-1].addresses.src, now, clock):
             return None  # the same client asked by a connection of which the beginning was not seen
         taken.add((id(front), asked.index))
-        return Tie(front, BY_FORWARDED)
+        return Tie(front, BY_FORWARDED, carried=((request.index, asked.index),))
 
-    def _by_client(self, request: Request, unread: dict[int, list[Trip]]) -> Tie | None:
+    def _by_client(self, back: Trip, request: Request, unread: dict[int, list[Trip]]) -> Tie | None:
         """The only encrypted connection of the client that the proxy names which was open at the time."""
         named = address_in(request.claims.chain[-1]) if request.claims.chain else None
-        now = request.said.at(self._clock)
+        clock = self._clock(back)
+        now = request.said.at(clock)
         if named is None or now is None:
             return None
-        clients = [front for front in unread.get(named, ()) if self._open_at(front, now)]
-        if self._strangers.ask_from(named, now, self._clock):
+        clients = [front for front in unread.get(named, ()) if _open_at(front, now, clock)]
+        if self._strangers.ask_from(named, now, clock):
             return None
         return Tie(clients[0], BY_FORWARDED) if len(clients) == 1 else None
 
-    def _open_at(self, trip: Trip, now: int, patience: int = RELAY_WINDOW) -> bool:
-        begun = self._first_at(trip)
-        ended = [end.time for end in trip.leg.stream.ends if end.tap in self._clock]
-        return begun is not None and begun <= now <= min(ended, default=begun + patience)
-
-    def _around(self, back: Trip, request: Request, front: Trip, asked: Request) -> int | None:
-        """By how many ns the one exchange encloses the other, by the proxy's clock; None where it does not."""
-        came, went = asked.said.at(self._clock), request.said.at(self._clock)
-        if came is None or went is None or not came <= went <= came + RELAY_WINDOW:
-            return None
-        answered, returned = self._answer(back, request), self._answer(front, asked)
-        if returned is None:
-            return went - came
-        if returned < went or (answered is not None and returned < answered):
-            return None
-        return went - came + (returned - answered if answered is not None else 0)
-
-    def _answer(self, trip: Trip, request: Request) -> int | None:
-        answers = trip.leg.stream.answers
-        return answers[request.index].at(self._clock) if request.index < len(answers) else None
-
     def _by_order(self, backs: Sequence[Trip]) -> None:
-        """Ties where the order of events at the proxy alone decides: equal bytes, else equal request lines."""
-        self._order(self._legs(self._fronts, True) + self._legs(backs, False), BY_ORDER)
-        digests = {_digest(front) for front in self._fronts}
+        """Ties where the order of events at one proxy alone decides."""
+        makers = {id(back): self._proxies.maker(back) for back in backs}
+        for place in sorted({maker for maker in makers.values() if maker is not None}):
+            here = [front for front in self._fronts if self._proxies.keeper(front) == place]
+            self._order_at(place, here, [back for back in backs if makers[id(back)] == place])
+
+    def _order_at(self, place: str, fronts: Sequence[Trip], backs: Sequence[Trip]) -> None:
+        """Equal bytes, else equal request lines, else connections, as they came to a proxy and went out of it."""
+        at = _At(self._proxies.clock(place), fronts, self._strangers)
+        self._order(at, at.legs(fronts, True) + at.legs(backs, False), BY_ORDER)
+        digests = {_digest(front) for front in fronts}
         other = [back for back in backs if id(back) not in self._ties and _digest(back) not in digests]
-        self._order(self._lines(self._fronts, True) + self._lines(other, False), BY_LINE)
+        self._order(at, at.lines(fronts, True) + at.lines(other, False), BY_LINE)
 
         # What is left begins with a header that cannot be read: one connection comes in, one goes out.
         used = {id(tie.front) for ties in self._ties.values() for tie in ties}
         unread = [back for back in backs if id(back) not in self._ties and _begins_header(back)]
-        fronts = [front for front in self._fronts if id(front) not in used]
-        events = self._legs(fronts, True) + self._legs(unread, False)
-        self._order([replace(event, key=None) for event in events], BY_CONNECTION)
+        events = at.legs([front for front in fronts if id(front) not in used], True) + at.legs(unread, False)
+        self._order(at, [replace(event, key=None) for event in events], BY_CONNECTION)
 
-        self._attempts([back for back in backs if id(back) not in self._ties and _in_vain(back)])
+        self._attempts(at, fronts, [back for back in backs if id(back) not in self._ties and _in_vain(back)])
 
-    def _attempts(self, backs: Sequence[Trip]) -> None:
+    def _attempts(self, at: _At, fronts: Sequence[Trip], backs: Sequence[Trip]) -> None:
         """Connections that nobody answered: of the only client whose own connection was open and waiting."""
         carried: dict[int, int] = {}  # when a front leg was first carried on, by its id
         for back in self._backs:
-            begun = self._first_at(back) or 0
-            for tie in self.ties(back):
+            begun = _first_at(back, at.clock) or 0
+            for tie in self._ties.get(id(back), ()):
                 carried[id(tie.front)] = min(begun, carried.get(id(tie.front), begun))
         for back in backs:
-            now = self._first_at(back)
+            now = _first_at(back, at.clock)
             if now is None:
                 continue
             waiting = [
                 front
-                for front in self._fronts
-                if self._open_at(front, now, PATIENCE) and now <= carried.get(id(front), now)
+                for front in fronts
+                if _open_at(front, now, at.clock, PATIENCE) and now <= carried.get(id(front), now)
             ]
-            if len(waiting) == 1 and not self._unknown(now):
+            if len(waiting) == 1 and not at.unknown(now):
                 self._ties[id(back)].append(Tie(waiting[0], BY_CONNECTION))
 
-    def _unknown(self, now: int) -> bool:
-        """Whether a client of which the beginning was not seen may wait at the proxy."""
-        return self._strangers.ask(self._listeners, now, self._clock)
-
-    def _legs(self, trips: Sequence[Trip], incoming: bool) -> list[_Event]:
-        return [
-            _Event(time, incoming, trip, _digest(trip))
-            for trip in trips
-            if trip.leg.first_bytes is not None and (time := self._first_at(trip)) is not None
-        ]
-
-    def _lines(self, trips: Sequence[Trip], incoming: bool) -> list[_Event]:
-        return [
-            _Event(time, incoming, trip, request.line, request.index)
-            for trip in trips
-            for request in trip.requests
-            if (time := request.said.at(self._clock)) is not None
-        ]
-
-    def _order(self, events: list[_Event], by: str) -> None:
+    def _order(self, at: _At, events: list[_Event], by: str) -> None:
         groups: dict[object, list[_Event]] = defaultdict(list)
         for event in events:
             groups[event.key].append(event)
         for group in groups.values():
-            for back, front in _certain(
-                sorted(group, key=lambda event: (event.time, not event.incoming)), self._unknown
-            ):
+            in_time = sorted(group, key=lambda event: (event.time, not event.incoming))
+            for back, front in _certain(in_time, at.unknown):
                 numbers = frozenset({back.request}) if back.request is not None else None
                 if len(back.trip.requests) <= 1:
                     numbers = None
                 if not _fits(front.trip, back.trip, numbers):
                     continue
-                self._ties[id(back.trip)].append(Tie(front.trip, by, numbers))
+                pairs: tuple[tuple[int, int], ...] = ()
+                if back.request is not None and front.request is not None:
+                    pairs = ((back.request, front.request),)
+                self._ties[id(back.trip)].append(Tie(front.trip, by, numbers, pairs))
+
+
+class _At:
+    """What happens at one proxy, by its own clock. `fronts` are the legs that ended there."""
+
+    def __init__(self, clock: frozenset[int], fronts: Iterable[Trip], strangers: Strangers) -> None:
+        self.clock = clock
+        self._strangers = strangers
+        ends = [front.steps[-1].addresses for front in fronts]
+        self._listeners = frozenset((last.dst, last.dport) for last in ends)
+
+    def unknown(self, now: int) -> bool:
+        """Whether a client of which the beginning was not seen may wait at the proxy."""
+        return self._strangers.ask(self._listeners, now, self.clock)
+
+    def legs(self, trips: Sequence[Trip], incoming: bool) -> list[_Event]:
+        """Whole connections, by their first bytes."""
+        return [
+            _Event(time, incoming, trip, _digest(trip))
+            for trip in trips
+            if trip.leg.first_bytes is not None and (time := _first_at(trip, self.clock)) is not None
+        ]
+
+    def lines(self, trips: Sequence[Trip], incoming: bool) -> list[_Event]:
+        """Single requests, by their request lines."""
+        return [
+            _Event(time, incoming, trip, request.line, request.index)
+            for trip in trips
+            for request in trip.requests
+            if (time := request.said.at(self.clock)) is not None
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +406,44 @@ class _Event:
 
 def _digest(trip: Trip) -> int:
     return trip.leg.first_bytes.digest if trip.leg.first_bytes is not None else 0
+
+
+def _first_at(trip: Trip, clock: frozenset[int]) -> int | None:
+    return min((each.seen for each in trip.leg.sightings if each.tap in clock), default=None)
+
+
+def _open_at(trip: Trip, now: int, clock: frozenset[int], patience: int = RELAY_WINDOW) -> bool:
+    begun = _first_at(trip, clock)
+    ended = [end.time for end in trip.leg.stream.ends if end.tap in clock]
+    return begun is not None and begun <= now <= min(ended, default=begun + patience)
+
+
+def _around(back: Trip, request: Request, front: Trip, asked: Request, clock: frozenset[int]) -> int | None:
+    """By how many ns the one exchange encloses the other, by the proxy's clock; None where it does not."""
+    came, went = asked.said.at(clock), request.said.at(clock)
+    if came is None or went is None or not came <= went <= came + RELAY_WINDOW:
+        return None
+    answered, returned = _answer(back, request, clock), _answer(front, asked, clock)
+    if returned is None:
+        return went - came
+    if returned < went or (answered is not None and returned < answered):
+        return None
+    return went - came + (returned - answered if answered is not None else 0)
+
+
+def _answer(trip: Trip, request: Request, clock: frozenset[int]) -> int | None:
+    answers = trip.leg.stream.answers
+    return answers[request.index].at(clock) if request.index < len(answers) else None
+
+
+def _one_to_one(front: Trip, back: Trip) -> tuple[tuple[int, int], ...]:
+    """The requests of two legs of which the one carries on the other as a whole; none where they are not the same."""
+    same = [each.line for each in front.requests] == [each.line for each in back.requests]
+    return tuple((each.index, each.index) for each in back.requests) if same else ()
+
+
+def _asked_for(trip: Trip) -> object:
+    return (trip.target.service.key, trip.target.port) if trip.target is not None else None
 
 
 def _in_vain(trip: Trip) -> bool:
@@ -321,11 +466,6 @@ def _fits(front: Trip, back: Trip, numbers: frozenset[int] | None) -> bool:
 
 def _begins_header(trip: Trip) -> bool:
     return trip.leg.first_bytes is not None and trip.leg.first_bytes.payload in PROXY_PAYLOADS
-
-
-def _only(trips: Sequence[Trip] | None, back: Trip, by: str) -> Tie | None:
-    others = [trip for trip in trips or () if trip is not back]
-    return Tie(others[0], by) if len(others) == 1 else None
 
 
 def _certain(events: Sequence[_Event], unknown: Callable[[int], bool]) -> Iterable[tuple[_Event, _Event]]:
@@ -352,14 +492,15 @@ def _certain(events: Sequence[_Event], unknown: Callable[[int], bool]) -> Iterab
         certain = certain or not waiting
 
 
-def chain_of(tie: Tie, relay: Relay, book: AddressBook, limit: int = 8) -> tuple[Link, ...]:
+def chain_of(tie: Tie, book: AddressBook, limit: int = 8) -> tuple[Link, ...]:
     """The legs before, the client's own first; a proxy may stand behind a proxy."""
     links = [Link(tie.front, tie.by)]
     seen = {id(tie.front)}
-    while len(links) < limit and book.owner(links[0].trip.source).kind is OwnerKind.BALANCER:
-        earlier = relay.ties(links[0].trip)
-        if len(earlier) != 1 or id(earlier[0].front) in seen:
+    earlier = tie.before
+    while earlier is not None and len(links) < limit and id(earlier.front) not in seen:
+        if book.owner(links[0].trip.source).kind is not OwnerKind.BALANCER:
             break
-        seen.add(id(earlier[0].front))
-        links.insert(0, Link(earlier[0].front, earlier[0].by))
+        seen.add(id(earlier.front))
+        links.insert(0, Link(earlier.front, earlier.by))
+        earlier = earlier.before
     return tuple(links)

@@ -79,7 +79,7 @@ def _client(outcome: Outcome, book: AddressBook) -> Client | None:
     if known.client == first.src:
         return Client(text(first.src), first.sport)
     named = [header.source for header in connection.trip.headers if header.source]
-    if named and known.header not in {Header.FORGEABLE, Header.TRANSLATED}:
+    if named and not connection.passed_on and known.header not in {Header.FORGEABLE, Header.TRANSLATED}:
         address, _, port = named[-1].rpartition(":")
         return Client(address.strip("[]"), int(port)) if port.isdigit() else None
     if known.proxied or not known.origin_certain:

@@ -154,6 +154,7 @@ class Connection:
     asked: Asked | None = None  # the client's own record of it
     told: Word | None = None  # of the application, to the client or into a log
     part: int = 0  # which of the journeys of the leg
+    passed_on: bool = False  # its PROXY header is no balancer's: a balancer passed on what somebody wrote
     attempts: tuple[
         Trip, ...
     ] = ()  # further connections of the balancer for the same client that nobody answered

@@ -236,9 +236,7 @@ _CARRIED_CASES = {
 }
 
 _HEADER_CASES = {
-    Header.REFUSED: _unsure(
-        "a PROXY header carries the client's address, and the server refused the connection"
-    ),
+    Header.REFUSED: _unsure("a PROXY header names a client, and the server refused the connection"),
     Header.UNBELIEVED: _unsure(
         "a PROXY header carries the client's address, and the server was seen not to believe headers from this peer"
     ),

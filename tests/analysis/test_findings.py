@@ -18,6 +18,7 @@ from daemonset.observation import RuleCounts, TcpFlag, Tracing
 from tests.analysis.rule_stories import MARK, MASQUERADE, Said, with_counts, with_rules, with_tracing
 from tests.analysis.story import NODES, PODS, Story, cluster
 from tests.analysis.test_chain import CHAIN_STORIES, application_in_doubt, misconfigured
+from tests.analysis.test_proxies_in_a_row import named_by_the_edge
 from tests.analysis.test_stories import (
     BEHIND,
     CLIENT,
@@ -232,6 +233,7 @@ STORIES: dict[str, Callable[[], Report]] = {
     **HEALTH_STORIES,
     **ASKED_STORIES,
     **{code: lambda told=told: told().report() for code, told in CHAIN_STORIES.items()},  # type: ignore[misc]
+    "SIP316": lambda: named_by_the_edge().report(),
 }
 
 

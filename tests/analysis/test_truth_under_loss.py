@@ -21,6 +21,7 @@ from probe.objects import facts_from_objects
 from tests.analysis.captures import load_flow
 from tests.analysis.story import Story, cluster
 from tests.analysis.test_chain import CHAIN_STORIES, shared_connection
+from tests.analysis.test_proxies_in_a_row import IN_A_ROW
 from tests.analysis.test_stories import BEHIND, HTTP, LB, LOCAL, MASQUERADED, NODE_PORT, POD, REMOTE, C, v1
 
 FLOWS = [
@@ -117,6 +118,7 @@ def told() -> dict[str, tuple[Recording, Facts]]:
     }  # fmt: skip
     # A balancer whose header lies is believed where nothing is left to contradict it.
     stories |= {code: told() for code, told in CHAIN_STORIES.items() if code != "SIP313"}
+    stories |= IN_A_ROW
     return {name: (story.recording(), story.facts) for name, story in stories.items()}
 
 

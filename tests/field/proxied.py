@@ -27,10 +27,13 @@ title = "A way through proxies"
 story = "Its parts are chosen by a test."
 [cluster]
 clients = 3
+families = ["{family}"]
+{edge}
 [balancer]
 kind = "haproxy"
 mode = "{mode}"
 send_proxy = "{header}"
+accept_proxy = {takes_header}
 tls = {balancer_tls}
 targets = [{targets}]
 [service]
@@ -49,9 +52,17 @@ _INGRESS = """
 name = "ingress-{number}"
 node = "{node}"
 role = "{role}"
+server = "{server}"
 proxy_protocol = {expects_header}
 tls = {tls}
 nginx = {{ {nginx} }}
+"""
+_EDGE = """
+[edge]
+kind = "haproxy"
+mode = "{mode}"
+send_proxy = "{header}"
+targets = ["balancer"]
 """
 _APPLICATION = """
 [[pods]]
@@ -81,8 +92,15 @@ def way(
     nodes: Sequence[str] = ("node2",),
     targets: Sequence[str] = ("node2",),
     apps: Sequence[str] = ("node2", "node3"),
+    edge: tuple[str, str] | None = None,
+    takes_header: bool = False,
+    server: str = "nginx",
+    family: str = "ipv4",
 ) -> Scenario:
-    """A balancer, ingress pods on `nodes`, application pods on `apps`; without these, the ingress answers itself."""
+    """A balancer, ingress pods on `nodes`, application pods on `apps`; without these, the ingress answers itself.
+
+    `edge` is a balancer before the balancer: its mode and the header that it sends, which the balancer `takes_header`.
+    """
     expects = header != "none" if expects_header is None else expects_header
     pods = [
         _INGRESS.format(
@@ -90,6 +108,7 @@ def way(
             node=node,
             nginx=nginx,
             role="ingress" if apps else "echo",
+            server=server,
             expects_header=str(expects).lower(),
             tls=str(tls).lower(),
         )
@@ -100,6 +119,9 @@ def way(
         mode=mode,
         header=header,
         policy=policy,
+        family=family,
+        edge=_EDGE.format(mode=edge[0], header=edge[1]) if edge else "",
+        takes_header=str(takes_header).lower(),
         balancer_tls=str(balancer_tls).lower(),
         targets=", ".join(f'"{target}"' for target in targets),
         pods="".join([*pods, _TOOL]),
@@ -108,12 +130,14 @@ def way(
 
 
 def taps(lab: Lab) -> list[Watched]:
-    """The usual ones, and one in each pod that only asks."""
+    """The usual ones, one at the balancer before the balancer, and one in each pod that only asks."""
     asking = [pod for pod in lab.plan.pods if pod.pod.role == "client"]
-    return usual_taps(lab) + [Watched("pod", pod.pod.node, pod.name, pod.name) for pod in asking]
+    edge = [Watched("lb", "edge", "eth0", "edge")] if lab.plan.edge else []
+    return usual_taps(lab) + edge + [Watched("pod", pod.pod.node, pod.name, pod.name) for pod in asking]
 
 
 Fields = Callable[[str, int], Sequence[str]]
+Ask = Callable[[Lab], list[Spoken]]
 
 
 def honest(_client: str, _number: int) -> Sequence[str]:
@@ -151,13 +175,29 @@ def wish(
     return {"target": target, "port": port, "texts": texts, **more}
 
 
-def crowd(lab: Lab, each: int = 8, fields: Fields = honest, **more: Any) -> list[Spoken]:
+def crowd(
+    lab: Lab,
+    each: int = 8,
+    fields: Fields = honest,
+    *,
+    target: str = BALANCER,
+    family: str = "ipv4",
+    **more: Any,
+) -> list[Spoken]:
     """All clients at once, each with several connections at a time."""
     started = []
     for client, address in CLIENTS.items():
-        wishes = [wish(*fields(client, number), at_once=True, **more) for number in range(each)]
-        started.append((start_talking(lab, client, wishes), address))
+        wishes = [
+            wish(*fields(client, number), target=in_family(target, family), at_once=True, **more)
+            for number in range(each)
+        ]
+        started.append((start_talking(lab, client, wishes), in_family(address, family)))
     return [spoken for process, address in started for spoken in hear(process, address)]
+
+
+def in_family(address: str, family: str) -> str:
+    """The same host's address of this family: the lab numbers its hosts alike in both."""
+    return address if family == "ipv4" else f"fd00:30::{address.rpartition('.')[2]}"
 
 
 def odd_applications(lab: Lab) -> None:

@@ -52,6 +52,7 @@ class Spoken:
 
 def request(host: str, *fields: str, path: str = "/debug/ip", close: bool = True, body: str = "") -> str:
     """The text of a request."""
+    host = f"[{host}]" if ":" in host else host
     lines = [f"{'POST' if body else 'GET'} {path} HTTP/1.1", f"Host: {host}", "User-Agent: curl/7.88.1"]
     lines += ["Accept: */*", *fields, *(["Connection: close"] if close else [])]
     return "\r\n".join(lines) + "\r\n\r\n" + body

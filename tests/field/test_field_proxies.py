@@ -5,16 +5,13 @@ Nothing but packets, conntrack and the cluster's objects is given: no log, no co
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from analysis.report import Report
-from probe.lab import Lab, ProxyMode
-from probe.lab.scenario import Scenario
+from probe.lab import Lab
 from tests.field import proxied
+from tests.field.directed import Direction, Recorded, false_from_the_middle, false_without_taps, record
 from tests.field.judging import judge
 from tests.field.proxied import (
     BALANCER,
@@ -30,23 +27,11 @@ from tests.field.proxied import (
 )
 from tests.field.recorded import once
 from tests.field.talking import Spoken, Wish, held, talk
-from tests.field.watching import Captures, Packet, Watch, Watched
 
 pytestmark = pytest.mark.lab
 
 CLIENT, OTHER = CLIENTS["client1"], CLIENTS["client2"]
 TOOL = "10.244.1.2"
-
-
-@dataclass(frozen=True)
-class Direction:
-    """A cluster, and what is asked of it. `silent`: how many requests may stay without a verdict at all."""
-
-    scenario: Scenario
-    ask: Callable[[Lab], list[Spoken]]
-    mode: ProxyMode = "iptables"
-    prepare: Callable[[Lab], None] = lambda _: None
-    silent: int = 0
 
 
 def through_and_past(lab: Lab) -> list[Spoken]:
@@ -177,23 +162,6 @@ DIRECTIONS: dict[str, Direction] = {
 }
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """What was captured and what was said."""
-
-    captures: Captures
-    objects: dict[str, object]
-    spoken: list[Spoken]
-
-
-def record(direction: Direction, folder: Path) -> Recorded:
-    with Lab.start(direction.scenario, direction.mode) as lab:
-        direction.prepare(lab)
-        with Watch(lab, folder, proxied.taps(lab), snap=4000) as watch:
-            spoken = direction.ask(lab)
-        return Recorded(watch.captures, lab.objects(), spoken)
-
-
 @pytest.fixture(params=DIRECTIONS)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -214,45 +182,9 @@ def test_what_is_said_of_a_request_is_what_the_application_said(recorded: Record
     assert [each.truth for each in recorded.spoken if each.truth] != []
 
 
-#: Kinds of taps that are missing, and whether the conntrack lists are there.
-MISSING: tuple[tuple[set[str], bool], ...] = (
-    ({"client"}, True),
-    ({"lb"}, True),
-    ({"nic"}, False),
-    ({"bridge"}, False),
-    ({"pod"}, True),
-    ({"client", "lb"}, False),
-    ({"bridge", "pod"}, False),
-)
-
-
 def test_taps_that_are_missing_make_nothing_false(recorded: Recorded) -> None:
-    complaints = []
-    for kinds, tables in MISSING:
-        fewer = recorded.captures.without(taps=lambda tap, kinds=kinds: tap.kind in kinds)
-        report = judge(fewer, recorded.objects, tables=tables)
-        complaints += [f"without {sorted(kinds)}, {tables}: {word}" for word in false(report, recorded)]
-    complaints += [f"without objects: {word}" for word in false(judge(recorded.captures, None), recorded)]
-    assert complaints == []
+    assert false_without_taps(recorded) == []
 
 
 def test_a_capture_that_begins_in_the_middle_makes_nothing_false(recorded: Recorded, tmp_path: Path) -> None:
-    times: list[float] = []
-
-    def note(_: Watched, packet: Packet) -> Packet:
-        times.append(packet.time)
-        return packet
-
-    recorded.captures.rewritten(tmp_path / "all", note)
-    times.sort()
-    complaints = []
-    for part in (0.04, 0.08, 0.15, 0.4):
-        start = times[int(len(times) * part)]
-        late = recorded.captures.between(tmp_path / str(part), start, times[-1])
-        complaints += [f"from {part}: {word}" for word in false(judge(late, recorded.objects), recorded)]
-    assert complaints == []
-
-
-def false(report: Report, recorded: Recorded) -> list[str]:
-    result = held(report, recorded.spoken)
-    return result.wrong + result.beyond
+    assert false_from_the_middle(recorded, tmp_path) == []
