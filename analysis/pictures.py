@@ -127,6 +127,11 @@ client | client → LB:80
 LB | LB → node1:30080 | first bytes: PROXY … client …
 node1 | node1 → ingress | policy Cluster masquerades LB's address
 ingress | | ✓ reads the client from the header""",
+    "SIP316": """
+client | client → edge | no word about itself
+edge | edge → LB | X-Forwarded-For: client
+LB | LB → ingress | × first bytes: PROXY … edge …, then the request
+ingress | | takes edge for the client, and reads no field""",
     "SIP401": """
 client | client → node1:30080
 node1 | … → pod | no endpoint chosen here

@@ -79,6 +79,7 @@ CATALOGUE = {
     "proxy-malformed",
     "proxy-wrong-source",
     "proxy-stranger",
+    "proxy-behind-http",
     "proxy-chain",
     "proxy-family",
     "config-open",
