@@ -17,12 +17,17 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import os
 import socket
 import sys
 import time
+from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from daemonset.node.legacy_table import (
     INFO_SIZE,
@@ -33,7 +38,7 @@ from daemonset.node.legacy_table import (
 )
 from daemonset.observation import CountedChain, CountedRule, RuleCounts
 
-MOST_BYTES = 64 << 20  # of one table
+MOST_BYTES = 32 << 20  # of one table
 MOST_RULES = 10_000  # that are told
 
 _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_*, and IP6T_SO_* alike
@@ -44,7 +49,20 @@ _LEVELS = {"ip": (socket.AF_INET, socket.IPPROTO_IP), "ip6": (socket.AF_INET6, s
 _LISTINGS = {"ip": "ip_tables_names", "ip6": "ip6_tables_names"}
 _TABLES = frozenset({"raw", "mangle", "nat", "filter", "security"})
 
-Tables = dict[tuple[str, str], tuple[LegacyChain, ...]]
+_Key = tuple[str, str, str]  # family, table, chain
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is kept of a chain from the begin to the end: which rules it had, and what they had counted."""
+
+    identity: bytes
+    packets: array[int]
+
+    @classmethod
+    def of(cls, chain: LegacyChain) -> _Kept:
+        digest = hashlib.blake2b(b"".join(rule.identity for rule in chain.rules), digest_size=16)
+        return cls(digest.digest(), array("Q", [rule.packets for rule in chain.rules]))
 
 
 class CountsRefusedError(Exception):
@@ -66,25 +84,27 @@ class LegacyCounters:
             for family in {family for family, _ in self._names}:
                 kind, _ = _LEVELS[family]
                 self._sockets[family] = socket.socket(kind, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            self._before = self._read()
+            self._kept: dict[_Key, _Kept] = {}
+            tables: dict[str, None] = {}
+            for family, table, chain in self._read():
+                self._kept[family, table, chain.name] = _Kept.of(chain)
+                if chain.rules or chain.policy == "drop":
+                    tables.setdefault(f"{family} {table}")
+            self._tables = tuple(tables)
             self._began = time.time_ns()
         except OSError as error:
             self.close()
             raise CountsRefusedError(_why(error.errno or errno.EIO)) from error
+        except LegacyTableError as error:
+            self.close()
+            raise CountsRefusedError(f"rules of iptables-legacy: {error}") from error
         except BaseException:
             self.close()
             raise
 
     def __bool__(self) -> bool:
         """Whether there is any rule."""
-        return bool(self._with_rules())
-
-    def _with_rules(self) -> tuple[str, ...]:
-        return tuple(
-            f"{family} {table}"
-            for (family, table), chains in self._before.items()
-            if any(chain.rules or chain.policy == "drop" for chain in chains)
-        )
+        return bool(self._tables)
 
     def close(self) -> None:
         """Let go of the namespace."""
@@ -93,33 +113,52 @@ class LegacyCounters:
 
     def counts(self) -> RuleCounts:
         """What rules counted since this was made."""
-        tables, now = self._with_rules(), time.time_ns()
+        tables, now = self._tables, time.time_ns()
         try:
-            after = self._read()
-        except CountsRefusedError as error:
+            chains, omitted = self._differences()
+        except (CountsRefusedError, LegacyTableError) as error:
             return RuleCounts(self.namespace, str(error), tables, time=now)
         except OSError as error:
             return RuleCounts(self.namespace, _why(error.errno or errno.EIO), tables, time=now)
-        chains, omitted = _differences(self._before, after)
         return RuleCounts(self.namespace, "", tables, chains, omitted=omitted, began=self._began, time=now)
 
-    def _read(self) -> Tables:
-        return {(family, table): self._table(family, table) for family, table in self._names}
+    def _differences(self) -> tuple[tuple[CountedChain, ...], int]:
+        """What each chain counted in between, and how many rules were too many."""
+        told: list[CountedChain] = []
+        kept = omitted = 0
+        for family, table, chain in self._read():
+            counted = _counted(self._kept.get((family, table, chain.name)), chain)
+            what = CountedChain(family, table, chain.name, chain.hook, chain.policy)
+            if counted is None:
+                told.append(msgspec.structs.replace(what, changed=True))
+                continue
+            room = max(MOST_RULES - kept, 0)
+            omitted += len(counted[room:])
+            kept += len(counted[:room])
+            if counted or chain.hook:
+                told.append(msgspec.structs.replace(what, rules=tuple(counted[:room])))
+        return tuple(told), omitted
 
-    def _table(self, family: str, table: str) -> tuple[LegacyChain, ...]:
+    def _read(self) -> Iterator[tuple[str, str, LegacyChain]]:
+        for family, table in self._names:
+            for chain in parse_table(family, *self._table(family, table)):
+                yield family, table, chain
+
+    def _table(self, family: str, table: str) -> tuple[bytes, memoryview]:
+        """What the kernel says of a table, and its entries."""
         channel, (_, level) = self._sockets[family], _LEVELS[family]
         name = table.encode().ljust(_NAME, b"\0")
         for _ in range(_ATTEMPTS):
-            info = _ask(channel, level, _GET_INFO, name.ljust(INFO_SIZE, b"\0"))
+            info = bytes(_ask(channel, level, _GET_INFO, name, INFO_SIZE))
             try:
                 size = parse_size(info)
                 if size > MOST_BYTES:
                     raise CountsRefusedError(
                         f"table {family} {table} of iptables-legacy has {size:,} bytes of rules"
                     )
-                wanted = (name + size.to_bytes(4, sys.byteorder)).ljust(_ENTRIES_HEAD, b"\0")
-                answer = _ask(channel, level, _GET_ENTRIES, wanted + bytes(size))
-                return parse_table(family, info, answer[_ENTRIES_HEAD : _ENTRIES_HEAD + size])
+                wanted = name + size.to_bytes(4, sys.byteorder)
+                answer = _ask(channel, level, _GET_ENTRIES, wanted, _ENTRIES_HEAD + size)
+                return info, answer[_ENTRIES_HEAD : _ENTRIES_HEAD + size]
             except LegacyTableError as error:
                 raise CountsRefusedError(f"table {family} {table} of iptables-legacy: {error}") from error
             except BlockingIOError:
@@ -141,53 +180,31 @@ def _names(folder: Path = Path("/proc/thread-self/net")) -> Iterator[tuple[str, 
         yield from ((family, table) for table in sorted(found) if table in _TABLES)
 
 
-def _ask(channel: socket.socket, level: int, option: int, wanted: bytes) -> bytes:
+def _ask(channel: socket.socket, level: int, option: int, wanted: bytes, room: int) -> memoryview:
     """getsockopt with a question in the buffer, which Python's own does not pass on. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
-    buffer = ctypes.create_string_buffer(wanted, len(wanted))
-    length = ctypes.c_uint(len(wanted))
+    buffer = ctypes.create_string_buffer(room)
+    ctypes.memmove(buffer, wanted, len(wanted))
+    length = ctypes.c_uint(room)
     if libc.getsockopt(channel.fileno(), level, option, buffer, ctypes.byref(length)):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    return buffer.raw[: length.value]
+    return memoryview(buffer).cast("B")[: length.value]
 
 
-def _differences(before: Tables, after: Tables) -> tuple[tuple[CountedChain, ...], int]:
-    """What each chain counted in between, and how many rules were too many."""
-    told: list[CountedChain] = []
-    kept = omitted = 0
-    for (family, table), chains in after.items():
-        earlier = {chain.name: chain for chain in before.get((family, table), ())}
-        for chain in chains:
-            was = earlier.get(chain.name)
-            counted = _counted(was, chain) if was is not None else None
-            if counted is None:
-                told.append(CountedChain(family, table, chain.name, chain.hook, chain.policy, changed=True))
-                continue
-            room = max(MOST_RULES - kept, 0)
-            omitted += len(counted[room:])
-            kept += len(counted[:room])
-            if counted or chain.hook:
-                told.append(
-                    CountedChain(
-                        family, table, chain.name, chain.hook, chain.policy, rules=tuple(counted[:room])
-                    )
-                )
-    return tuple(told), omitted
-
-
-def _counted(before: LegacyChain, after: LegacyChain) -> list[CountedRule] | None:
+def _counted(before: _Kept | None, after: LegacyChain) -> list[CountedRule] | None:
     """The rules that counted; None where the chain is not the same, or its counters were set back."""
-    if [rule.identity for rule in before.rules] != [rule.identity for rule in after.rules]:
+    if before is None or before.identity != _Kept.of(after).identity:
         return None
     counted = []
-    for number, (old, new) in enumerate(zip(before.rules, after.rules, strict=True), start=1):
-        if new.packets < old.packets:
+    for number, (old, new) in enumerate(zip(before.packets, after.rules, strict=True), start=1):
+        if new.packets < old:
             return None
-        if new.packets > old.packets:
-            more = new.packets - old.packets
+        if new.packets > old:
+            said = new.read()
+            more = new.packets - old
             counted.append(
-                CountedRule(number, more, new.conditions, new.does, new.action, new.target, new.comment)
+                CountedRule(number, more, said.conditions, said.does, said.action, new.target, said.comment)
             )
     return counted
 

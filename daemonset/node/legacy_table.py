@@ -13,11 +13,13 @@ Rules of this file:
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import NamedTuple
 
 from daemonset.node.nft_rules import nat_range
 
@@ -43,18 +45,32 @@ class LegacyTableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LegacyRule:
-    """One rule: what it asks, what it does with what it matches, and how many packets it has counted.
+    """One rule: how many packets it has counted, what makes it this rule, and on demand what it says.
 
-    `action` is as in `observation.Rule`, `target` the chain that is jumped to, `identity` what makes it this rule.
+    `identity` is a digest. `target` is the chain that is jumped to.
+    """
+
+    packets: int
+    identity: bytes
+    target: str
+    _layout: _Layout = field(repr=False)
+    _entry: _Entry = field(repr=False)
+
+    def read(self) -> Said:
+        """What it asks and does. Raises LegacyTableError."""
+        return _said(self._layout, self._entry, self.target)
+
+
+class Said(NamedTuple):
+    """What a rule asks, each condition by itself; what it does with what it matches, in iptables' words; its comment.
+
+    `action` is as in `observation.Rule`.
     """
 
     conditions: tuple[str, ...]
     does: str
     action: str
-    target: str
     comment: str
-    packets: int
-    identity: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +102,17 @@ _SIX = _Layout(16, 131, 128, 0x04, 140, 152, 168)
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    """The bytes of one rule, and where its target begins."""
+
     at: int
     data: bytes
-    matches: tuple[tuple[str, int, bytes], ...]
-    target: str
-    revision: int
-    info: bytes
+    begin: int
     packets: int
+
+    @property
+    def target(self) -> tuple[str, int, bytes]:
+        """Name, revision and data of what it does."""
+        return (_parts(self.data[self.begin :]) or [("", 0, b"")])[0]
 
 
 def parse_size(info: bytes) -> int:
@@ -102,37 +122,40 @@ def parse_size(info: bytes) -> int:
     return int(struct.unpack_from("=I", info, INFO_SIZE - 4)[0])
 
 
-def parse_table(family: str, info: bytes, entries: bytes) -> tuple[LegacyChain, ...]:
-    """The chains of a table of `ip` or `ip6`, in the kernel's order. Raises LegacyTableError."""
+def parse_table(family: str, info: bytes, entries: bytes | memoryview) -> Iterator[LegacyChain]:
+    """The chains of a table of `ip` or `ip6`, one by one in the kernel's order. Raises LegacyTableError."""
     if len(info) < INFO_SIZE:
         raise LegacyTableError("the kernel's account of a table is too short")
     valid, *numbers = struct.unpack_from("=I5I5I", info, _NAME)
     begins = {numbers[hook]: hook for hook in range(5) if valid >> hook & 1}
     ends = {numbers[5 + hook] for hook in range(5) if valid >> hook & 1}
     layout = _SIX if family == "ip6" else _FOUR
-    read = list(_entries(layout, entries))
-    names = {entry.at: _text(entry.info[:30]) for entry in read if entry.target == "ERROR"}
-    chains: list[LegacyChain] = []
+    names = {entry.at: _text(entry.target[2][:30]) for entry in _entries(layout, entries) if _heads(entry)}
+    # A jump leads to the first rule of a chain, which stands behind its head.
+    firsts = {at + _head_size(layout): name for at, name in names.items()}
     rules: list[LegacyRule] = []
     name = hook = ""
-    for entry, after in zip(read, [*read[1:], None], strict=True):
+    for entry in _entries(layout, entries):
+        after = entry.at + len(entry.data)
         if entry.at in names:  # the head of a chain; the rules of one before it that has no policy end here
             name, hook, rules = names[entry.at], "", []
             continue
         if entry.at in begins:
             name, hook, rules = _BUILT_IN[begins[entry.at]], _HOOKS[begins[entry.at]], []
         if entry.at in ends and hook:
-            policy = "drop" if _verdict(entry) == -1 else "accept"
-            chains.append(LegacyChain(name, hook, policy, tuple(rules)))
-            continue
-        if not hook and (after is None or after.at in names):
-            chains.append(LegacyChain(name, "", "", tuple(rules)))  # what a chain ends with is a plain RETURN
-            continue
-        rules.append(_rule(layout, entry, names))
-    return tuple(chains)
+            yield LegacyChain(name, hook, "drop" if _verdict(entry) == -1 else "accept", tuple(rules))
+        elif not hook and (after in names or after == len(entries)):
+            yield LegacyChain(name, "", "", tuple(rules))  # what a chain ends with is a plain RETURN
+        else:
+            rules.append(_rule(layout, entry, firsts))
 
 
-def _entries(layout: _Layout, data: bytes) -> Iterator[_Entry]:
+def _heads(entry: _Entry) -> bool:
+    """Whether it is no rule, but the head of a chain, with the chain's name."""
+    return entry.data[entry.begin + 2 : entry.begin + 8] == b"ERROR\0"
+
+
+def _entries(layout: _Layout, data: bytes | memoryview) -> Iterator[_Entry]:
     at = 0
     while at < len(data):
         if at + layout.size > len(data):
@@ -140,11 +163,8 @@ def _entries(layout: _Layout, data: bytes) -> Iterator[_Entry]:
         target, size = struct.unpack_from("=HH", data, at + layout.target)
         if not layout.size <= target <= size - _HEAD or at + size > len(data):
             raise LegacyTableError("a rule has a size that cannot be")
-        entry = data[at : at + size]
-        matches = tuple(_parts(entry[layout.size : target]))
-        ((kind, revision, info),) = _parts(entry[target:]) or (("", 0, b""),)
-        packets = struct.unpack_from("=Q", entry, layout.counters)[0]
-        yield _Entry(at, entry, matches, kind, revision, info, packets)
+        packets = struct.unpack_from("=Q", data, at + layout.counters)[0]
+        yield _Entry(at, bytes(data[at : at + size]), target, packets)
         at += size
 
 
@@ -161,45 +181,49 @@ def _parts(data: bytes) -> list[tuple[str, int, bytes]]:
     return found
 
 
-def _rule(layout: _Layout, entry: _Entry, names: dict[int, str]) -> LegacyRule:
+def _rule(layout: _Layout, entry: _Entry, firsts: Mapping[int, str]) -> LegacyRule:
+    """A rule whose text is read later, if ever."""
+    verdict = _verdict(entry)
+    target = firsts.get(verdict, "") if verdict > 0 else ""
+    # What is asked of addresses, without offsets and counters; matches; and of a jump not where its chain stands.
+    digest = hashlib.blake2b(entry.data[: layout.target - 4], digest_size=16)
+    digest.update(entry.data[layout.size : entry.begin])
+    digest.update(target.encode() if verdict > 0 else entry.data[entry.begin :])
+    return LegacyRule(entry.packets, digest.digest(), target, layout, entry)
+
+
+def _said(layout: _Layout, entry: _Entry, target: str) -> Said:
     conditions = list(_addresses(layout, entry.data))
     comment = ""
-    for name, revision, info in entry.matches[:_MOST_CONDITIONS]:
+    matches = _parts(entry.data[layout.size : entry.begin])
+    for name, revision, info in matches[:_MOST_CONDITIONS]:
         if name == "comment":
             comment = comment or _text(info[:256])
         else:
             conditions.append(_condition(name, revision, info)[:_LONGEST])
-    if len(entry.matches) > _MOST_CONDITIONS:
+    if len(matches) > _MOST_CONDITIONS:
         conditions.append("-m …")
-    does, action, target = _deed(layout, entry, names)
-    deed = entry.info if entry.target else does.encode()  # of a jump not where its chain stands
-    head = entry.data[: layout.target - 4]  # what is asked of addresses, without offsets and counters
-    rest = b"".join(f"{name} {revision} ".encode() + info for name, revision, info in entry.matches)
-    identity = b"\0".join((head, rest, entry.target.encode(), deed))
-    return LegacyRule(tuple(conditions), does, action, target, comment, entry.packets, identity)
+    return Said(tuple(conditions), *_deed(layout, entry, target), comment)
 
 
-def _deed(layout: _Layout, entry: _Entry, names: dict[int, str]) -> tuple[str, str, str]:
-    """What a rule does: in iptables' words, as an action, and the chain that it leads to."""
-    name, info = entry.target, entry.info
+def _deed(layout: _Layout, entry: _Entry, target: str) -> tuple[str, str]:
+    """What a rule does: in iptables' words, and as an action."""
+    name, _, info = entry.target
     if not name:
         verdict = _verdict(entry)
         if verdict < 0:
             word = _VERDICTS.get(verdict, "?")
-            return f"-j {word}", word.lower(), ""
+            return f"-j {word}", word.lower()
         if verdict == entry.at + len(entry.data):
-            return "", "", ""  # it only counts
-        # A jump leads to the first rule of a chain, which stands behind its head.
-        chain = next((names[at] for at in names if at + _head_size(layout) == verdict), "?")
+            return "", ""  # it only counts
         goto = entry.data[layout.flags] & layout.goto
-        return f"-{'g' if goto else 'j'} {chain}", "goto" if goto else "jump", chain
+        return f"-{'g' if goto else 'j'} {target or '?'}", "goto" if goto else "jump"
     detail = ""
     if name == "MARK" and len(info) >= 8:  # struct xt_mark_tginfo2
         detail = "--set-xmark {:#x}/{:#x}".format(*struct.unpack_from("=II", info))
     elif name in {"DNAT", "SNAT"} and (to := nat_range(info, layout.width)):
         detail = f"--to-{'destination' if name == 'DNAT' else 'source'} {to}"
-    actions = {"MARK": "mark", "TRACE": "trace"}
-    return " ".join(filter(None, (f"-j {name}", detail))), actions.get(name, name.lower()), ""
+    return " ".join(filter(None, (f"-j {name}", detail))), name.lower()
 
 
 def _head_size(layout: _Layout) -> int:
@@ -207,7 +231,11 @@ def _head_size(layout: _Layout) -> int:
 
 
 def _verdict(entry: _Entry) -> int:
-    return int(struct.unpack_from("=i", entry.info)[0]) if len(entry.info) >= 4 and not entry.target else 0
+    """The verdict of a standard target, or where a jump leads; 0 for other targets."""
+    at = entry.begin
+    if entry.data[at + 2] or len(entry.data) < at + _HEAD + 4:
+        return 0
+    return int(struct.unpack_from("=i", entry.data, at + _HEAD)[0])
 
 
 # ── what a rule asks ──

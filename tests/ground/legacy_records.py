@@ -17,11 +17,11 @@ def saved() -> None:
     """All rules, as iptables-legacy-save writes them, without comments."""
     counters = LegacyCounters()
     lines = {}
-    for (family, table), chains in counters._before.items():
-        for chain in chains:
-            for rule in chain.rules:
-                words = " ".join(filter(None, ("-A", chain.name, *rule.conditions, rule.does)))
-                lines.setdefault(f"{family} {table}", []).append([words, rule.comment, rule.packets])
+    for family, table, chain in counters._read():
+        for rule in chain.rules:
+            said = rule.read()
+            words = " ".join(filter(None, ("-A", chain.name, *said.conditions, said.does)))
+            lines.setdefault(f"{family} {table}", []).append([words, said.comment, rule.packets])
     tell(rules=lines, tables=bool(counters))
     counters.close()
 
