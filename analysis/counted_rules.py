@@ -16,12 +16,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from daemonset.observation import CountedChain, CountedRule, RuleCounts
 
-#: Rules that are looked at for one packet.
+#: Rules that are looked at for one packet, and for all of one node.
 MOST_STEPS = 20_000
+MOST_STEPS_IN_ALL = 5_000_000
 
 _DEEPEST = 64  # chains within chains
 _NAT = frozenset({"dnat", "snat", "masquerade", "redirect"})
@@ -93,7 +95,7 @@ class CountedRules:
         self._chains = {(each.family, each.table, each.chain): each for each in counts.chains}
         self._hooks = {(each.family, each.table, each.hook): each for each in counts.chains if each.hook}
         self._meddling = {each.family for each in counts.chains if each.table in _BEFORE and _meddles(each)}
-        self._steps = 0
+        self._steps = self._spent = 0
 
     def meddled(self, family: str) -> bool:
         """Whether anything else may have marked, dropped or moved packets: nftables, or the tables raw and mangle."""
@@ -127,7 +129,8 @@ class CountedRules:
         for at in range(index, len(chain.rules)):
             rule = chain.rules[at]
             self._steps += 1
-            if self._steps > MOST_STEPS:
+            self._spent += 1
+            if self._steps > MOST_STEPS or self._spent > MOST_STEPS_IN_ALL:
                 raise UnclearError("there are too many ways")
             holds = self._holds(rule, packet)
             if holds is False:
@@ -175,13 +178,13 @@ class CountedRules:
         """Whether the packet meets what a rule asks; None where that cannot be known."""
         result: bool | None = True
         for condition in rule.conditions:
-            holds = self._meets(condition.split(), packet)
+            holds = self._meets(_words(condition), packet)
             if holds is False:
                 return False
             result = result if holds else None
         return result
 
-    def _meets(self, words: list[str], packet: FirstPacket) -> bool | None:
+    def _meets(self, words: Sequence[str], packet: FirstPacket) -> bool | None:
         if not words:
             return None
         inverted = words[0] == "!"
@@ -251,9 +254,23 @@ def translation(way: Way) -> str | None:
 
 def _within(address: str, network: str) -> bool | None:
     try:
-        return ip_address(address) in ip_network(network, strict=False)
+        return _address(address) in _network(network)
     except ValueError:
         return None
+
+
+# The same few texts are read for every packet.
+_address = lru_cache(maxsize=1 << 14)(ip_address)
+
+
+@lru_cache(maxsize=1 << 14)
+def _network(text: str) -> IPv4Network | IPv6Network:
+    return ip_network(text, strict=False)
+
+
+@lru_cache(maxsize=1 << 14)
+def _words(condition: str) -> tuple[str, ...]:
+    return tuple(condition.split())
 
 
 def _port(port: int, ports: str) -> bool | None:
