@@ -46,6 +46,15 @@ def health(
             "--node", metavar="NAME", help="Ask this node only. May be given many times. [all nodes]"
         ),
     ] = None,
+    debug_node: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--debug-node",
+            metavar="NAME",
+            help="Ask this node by a single pod in the Service's namespace instead of a DaemonSet: for who may create "
+            "pods only. May be given many times.",
+        ),
+    ] = None,
     from_here: Annotated[
         bool,
         typer.Option(
@@ -140,7 +149,12 @@ def health(
 
     files = bool(tap) or objects is not None or watched is not None or service is not None
     there = target is not None and means_object(target) and not Path(target).exists()
-    chosen = Chosen(namespace, context, kubeconfig, tuple(node or ()), image, from_here)
+    if debug_node and (node or from_here):
+        raise UsageError(
+            "--debug-node names the nodes and places pods there; leave --node and --from-here out"
+        )
+    nodes = tuple(dict.fromkeys(debug_node or node or ()))
+    chosen = Chosen(namespace, context, kubeconfig, nodes, image, from_here, bool(debug_node))
     if (there or lab is not None) and (files or balancer):
         raise UsageError(
             "--tap, --objects, --watched, --service and --balancer are for what was recorded; leave them out"
@@ -181,6 +195,7 @@ class Chosen(NamedTuple):
     nodes: tuple[str, ...] = ()
     image: str | None = None
     from_here: bool = False
+    debug: bool = False
 
 
 def on_cluster(target: str, chosen: Chosen, settle: float | None, watching: Watching) -> HealthReport:
@@ -196,7 +211,7 @@ def on_cluster(target: str, chosen: Chosen, settle: float | None, watching: Watc
 
         if chosen.namespace is None:
             selection = replace(selection, namespace=api.namespace)
-        wish = Wish(selection, nodes=chosen.nodes)
+        wish = Wish(selection, nodes=chosen.nodes, debug=chosen.debug)
         wish = wish if chosen.image is None else replace(wish, image=chosen.image)
         told = Told(progress, note)
         prepared = prepare(api, wish, told)

@@ -122,7 +122,7 @@ class WatchedInLab(AskedInLab):
 
         super().begin(lab, facts)
         self._answers = Answers(tell)
-        own = own_questions(service_of(lab, facts), facts.nodes)
+        own = own_questions(service_of(lab, facts), facts, [node.name for node in facts.nodes])
         for node in facts.nodes:
             questions = [question for question in own if question.node == node.name]
             words = command(sys.executable, [each.text for each in questions], "--every", f"{self._every:g}")

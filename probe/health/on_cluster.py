@@ -52,7 +52,12 @@ def ask_there(scene: Scene, *, settle: float = SETTLE, from_here: bool = True) -
     plan = Plan(
         service=gathered.service,
         questions=lambda turn: questions_of(
-            gathered.service, nodes, list(scene.roll.pods), turn, operator="" if from_here else None
+            gathered.service,
+            nodes,
+            list(scene.roll.pods),
+            turn,
+            operator="" if from_here else None,
+            ranges=gathered.facts.node_port_addresses,
         ),
         hands=KubernetesHands(scene),
         view=slices.view,

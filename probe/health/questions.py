@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import ip_address
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 from analysis.facts import Facts, Node, Policy, Service
@@ -28,6 +28,7 @@ class Question(NamedTuple):
     asked_from: AskedFrom
     place: str
     address: str
+    impossible: str = ""  # why it cannot be asked at all
 
     @property
     def text(self) -> str:
@@ -84,10 +85,12 @@ def questions_of(
     turn: int = 0,
     *,
     operator: str | None = "",
+    ranges: Sequence[str] = (),
 ) -> list[Question]:
     """All that is to be asked. `agents`: nodes from which can be asked; `operator`: the place outside, None: none.
 
-    `turn`: with each one higher, other neighbours ask.
+    `turn`: with each one higher, other neighbours ask. `ranges`: kube-proxy's nodePortAddresses, where alone it serves
+    the health check node port.
     """
     found: list[Question] = []
     for number, node in enumerate(nodes):
@@ -96,22 +99,37 @@ def questions_of(
             continue
         peer = _peer(node.name, agents, number + turn)
         for port, target in ports_of(service):
-            found.append(Question(node.name, port, target, AskedFrom.ITSELF, node.name, known[0]))
+            served = _within(known, ranges) if target is Asked.SERVICE else known
+            if not served:
+                why = f"nodePortAddresses {', '.join(ranges[:4])} hold no address of the node that is known"
+                found.append(Question(node.name, port, target, AskedFrom.ITSELF, node.name, "", why))
+                continue
+            found.append(Question(node.name, port, target, AskedFrom.ITSELF, node.name, served[0]))
             if peer is not None:
-                found.append(Question(node.name, port, target, AskedFrom.PEER, peer, known[0]))
+                found.append(Question(node.name, port, target, AskedFrom.PEER, peer, served[0]))
             if operator is not None and number < MOST_FROM_HERE:
                 outside = (AskedFrom.OPERATOR, operator)
                 found += [
-                    Question(node.name, port, target, *outside, each) for each in known[:MOST_ADDRESSES]
+                    Question(node.name, port, target, *outside, each) for each in served[:MOST_ADDRESSES]
                 ]
     return found
 
 
-def own_questions(service: Service, nodes: Sequence[Node]) -> list[Question]:
+def own_questions(service: Service, facts: Facts, names: Collection[str]) -> list[Question]:
     """What each node is to ask itself again and again: the one port by which a balancer should decide."""
     port, _ = ports_of(service)[0]
-    asked = questions_of(service, nodes, [], operator=None)
-    return [question for question in asked if question.port == port]
+    nodes = [node for node in facts.nodes if node.name in names]
+    asked = questions_of(service, nodes, [], operator=None, ranges=facts.node_port_addresses)
+    return [question for question in asked if question.port == port and not question.impossible]
+
+
+def _within(addresses: Sequence[str], ranges: Sequence[str]) -> Sequence[str]:
+    """Those within the ranges; all where a range is a word, as "primary" is, or none is given."""
+    try:
+        nets = [ip_network(each, strict=False) for each in ranges]
+    except ValueError:
+        return addresses
+    return [each for each in addresses if not nets or any(ip_address(each) in net for net in nets)]
 
 
 def addresses_of(node: Node, service: Service) -> list[str]:

@@ -89,7 +89,7 @@ def ask_once(plan: Plan, questions: Sequence[Question], sources: set[tuple[str, 
     by_place: dict[str, list[Question]] = defaultdict(list)
     replies: list[Reply] = []
     for question in questions:
-        if (why := plan.unasked.get(question.place)) is not None:
+        if why := question.impossible or plan.unasked.get(question.place):
             replies.append(question.unasked(why))
         else:
             by_place[question.place].append(question)

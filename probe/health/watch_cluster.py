@@ -87,7 +87,7 @@ class WatchOnCluster:
         self._answers = Answers(telling.answer)
         names = set(scene.roll.pods)
         nodes = [node for node in scene.prepared.gathered.facts.nodes if node.name in names]
-        own = own_questions(service, nodes)
+        own = own_questions(service, scene.prepared.gathered.facts, names)
         for node in nodes:
             questions = [question for question in own if question.node == node.name]
             self._asking.append(_Asker(scene, node.name, questions, self._answers, self._every))

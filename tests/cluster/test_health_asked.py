@@ -91,6 +91,23 @@ def doom(double: Double, node: str) -> None:
     double.store.changed_object(("v1", "nodes"), body)
 
 
+@pytest.mark.lab
+def test_single_pods_ask_where_no_daemonset_may_be(lab_stage: Callable[[str], Stage]) -> None:
+    stage = lab_stage("hc-ok")
+    stage.faults.forbidden = {
+        ("create", "daemonsets"),
+        ("create", "namespaces"),
+        ("create", "serviceaccounts"),
+    }
+    ending = stage.start(
+        "health", "svc/web", "--debug-node", "node1", "--debug-node", "node2", "-o", "json"
+    ).ending()
+    assert ending.code == 0, ending.err
+    assert standing(ending.json) == {"node1": "as it must be", "node2": "as it must be"}
+    assert replies(ending.json, "node1")["peer"]["asker"] == "node2"
+    assert stage.double.left() == []
+
+
 # ── with scripts in their place ──────────────────────────────────────────────────────────────────────────
 
 
@@ -312,6 +329,29 @@ def test_what_a_port_says_cannot_speak_to_a_terminal(asked_stage: Stage, ports: 
     assert "\x1b" not in ending.out
     assert "\u202e" not in ending.out
     assert not any(line.startswith("× all") for line in ending.out.splitlines())
+
+
+def test_a_port_is_asked_where_kube_proxy_serves_it(asked_stage: Stage) -> None:
+    """nodePortAddresses may leave out every address that is known of a node."""
+    lines = [
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1",
+        "kind: KubeProxyConfiguration",
+        "mode: iptables",
+        'nodePortAddresses: ["198.51.100.0/24"]',
+    ]
+    body = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "kube-proxy", "namespace": "kube-system"},
+        "data": {"config.conf": "\n".join(lines) + "\n"},
+    }
+    asked_stage.double.call(lambda: asked_stage.double.store.create(("v1", "configmaps"), body))
+    code, report, _ = ask(asked_stage)
+    assert code == 4
+    assert codes(report) == set(), "that it is not served elsewhere is right"
+    own = replies(report, "node1")["itself"]
+    assert (own["outcome"], "198.51.100.0/24" in own["reason"]) == ("not asked", True)
+    assert replies(report, "node1", 10256)["itself"]["status"] == 200
 
 
 def test_from_here_places_nothing(asked_stage: Stage, ports: Ports) -> None:
