@@ -207,14 +207,16 @@ def _reasons(arrivals: Arrivals, *, asked: bool) -> list[str]:
 def _timeline(
     nodes: Sequence[NodeHealth], told: Sequence[Check], changes: Sequence[EndpointChange]
 ) -> tuple[Event, ...]:
+    count: int | None
     events = [Event(each.time / SECOND, each.node, "endpoints", each.words) for each in _steps(changes)]
     for node in nodes:
-        before = ""
+        answer, count = "", None
         for check in (each for each in told if each.node == node.node):
-            now = _answer(check)
-            if now != before:
-                events.append(Event(check.time / SECOND, node.node, "answer", now))
-            before = now
+            # Not every answer is seen with its body: one without is no other answer than one with.
+            if check.answer != answer or (None not in {count, check.endpoints} and check.endpoints != count):
+                events.append(Event(check.time / SECOND, node.node, "answer", _answer(check)))
+                count = None
+            answer, count = check.answer, check.endpoints if check.endpoints is not None else count
         for outage in node.outages:
             events += _events(node.node, outage)
     return tuple(sorted(events, key=lambda event: (event.time, event.node, event.kind)))
