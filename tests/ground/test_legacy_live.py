@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ COMMIT
 """
 
 #: What iptables says of a target besides what is kept of it here.
-BEYOND = re.compile(r" --(?:reject-with|to-ports) \S+")
+BEYOND = re.compile(r" --(?:reject-with|to-ports) \S+| --random-fully")
 
 
 @pytest.fixture
@@ -101,6 +102,18 @@ def test_every_rule_reads_as_the_tool_writes_it(node: Scene) -> None:
     assert told.keys() == wanted.keys()
     for table, rules in wanted.items():
         assert sorted(told[table]) == sorted(rules)
+
+
+@pytest.mark.parametrize("name", ["node1", "node2", "node3"])
+def test_so_does_what_a_real_kube_proxy_wrote(node: Scene, evidence: Path, name: str) -> None:
+    """Rules of Kubernetes 1.36, loaded with the other iptables; without their counters of another kind (nfacct)."""
+    rules = (evidence / "kubernetes-1.36-iptables" / f"{name}.iptables-save").read_text()
+    load(node, re.sub(r" -m nfacct --nfacct-name +\S+", "", rules))
+    told, wanted = ask(node, "saved")["rules"], saved(node, "ip")
+    assert told.keys() == wanted.keys()
+    assert sum(map(len, wanted.values())) > 50
+    for table in wanted:
+        assert sorted(told[table]) == sorted(wanted[table])
 
 
 def test_the_rules_that_a_connection_met_count_and_no_others(node: Scene) -> None:
