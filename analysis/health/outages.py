@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from analysis.addresses import text
 from analysis.health.arrivals import SECOND, Arrivals, Outcome
 from analysis.health.checks import Check
 from analysis.health.result import Outage
 
 #: Clients of other nodes after the last one here, from which on the balancer counts as having stopped.
 ELSEWHERE = 5
+
+#: Senders that are named.
+SENDERS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +111,19 @@ def _outage(node: Node, bounds: Bounds, begin: int) -> Outage:
         total_lag=_span(failing, last) if failing is not None and last is not None else None,
         stopped=_stopped(node, last if inside else None, bounds),
         resumed=_seconds(resumed),
+        senders=_senders(node, bounds),
         everywhere=not any(bounds.holds(check.time) for check in node.healthy if check.node != node.name),
     )
+
+
+def _senders(node: Node, bounds: Bounds) -> tuple[str, ...]:
+    """The addresses from which connections arrived, the busiest ones."""
+    counts = Counter(
+        each.trip.source
+        for each in node.arrivals.at_nodes
+        if each.node == node.name and each.outcome is not Outcome.BARE and bounds.holds(each.time)
+    )
+    return tuple(text(source) for source, _ in counts.most_common(SENDERS))
 
 
 def _failing_since(sent: Sequence[tuple[int, Outcome]]) -> int | None:

@@ -48,6 +48,7 @@ class Outage(msgspec.Struct, frozen=True, rename="camel"):
     resumed: float | None  # the first connection after `until`
     everywhere: bool = False  # no other node said at that time that it was healthy
     endpoints_gone: float | None = None  # when a watch told that its last ready endpoint was gone
+    senders: tuple[str, ...] = ()  # who made connections to it after `first`, the busiest first
 
 
 class NodeHealth(msgspec.Struct, frozen=True, rename="camel"):

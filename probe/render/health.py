@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from analysis.health.result import Checker, Health, NodeHealth, Outage
@@ -9,6 +10,8 @@ from probe.render.style import Paper, count
 
 #: Steps of a timeline beyond these are counted, not shown; the JSON holds all of them.
 EVENTS_SHOWN = 60
+
+_SENDERS_SHOWN = 3
 
 #: Heads of the table of nodes.
 COLUMNS = ("NODE", "ENDPOINTS", "ANSWERS", "CONNECTIONS", "SERVED", "LOST")
@@ -91,7 +94,7 @@ def outage_words(outage: Outage) -> str:
         parts.append(f"its first refusal came {outage.health_lag:.1f} s after connections began to fail")
     if outage.connections:
         sent = f"{count(outage.connections, 'connection')} in the {outage.balancer_lag:.1f} s after its first refusal"
-        parts.append(f"it was sent {sent}, of which {outage.served} were served")
+        parts.append(f"{_sent_it(outage.senders)} {sent}, of which {outage.served} were served")
     else:
         parts.append("nothing was sent there after its first refusal")
     if outage.total_lag is not None:
@@ -101,6 +104,12 @@ def outage_words(outage: Outage) -> str:
     if outage.everywhere:
         parts.append("no other node was healthy then")
     return f"{outage.node}: {'; '.join(parts)}"
+
+
+def _sent_it(senders: Sequence[str]) -> str:
+    """Who sent it connections, as far as that can be said in a few words."""
+    more = " and others" if len(senders) > _SENDERS_SHOWN else ""
+    return f"{', '.join(senders[:_SENDERS_SHOWN])}{more} sent it" if senders else "it was sent"
 
 
 def sums(health: Health) -> list[str]:

@@ -42,6 +42,7 @@ def test_a_drain_in_numbers() -> None:
     assert outage.failing_since < outage.first
     assert outage.total_lag is not None
     assert outage.total_lag > outage.balancer_lag > 0
+    assert outage.senders == (ADDRESS,)
 
 
 def test_what_terminating_endpoints_save() -> None:
