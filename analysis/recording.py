@@ -50,6 +50,12 @@ class Stream:
     bye: Bye | None
     truncated: str | None = None
 
+    @property
+    def sample(self) -> int:
+        """One connection of so many was kept (`daemonset.taps.sampling`); 1: all, also where it does not say."""
+        text = self.hello.features.get("sample", "") if self.hello is not None else ""
+        return int(text) if text.isdecimal() and 0 < len(text) < 6 else 1
+
 
 @dataclass(frozen=True, slots=True)
 class Recording:
@@ -78,10 +84,7 @@ class Recording:
     @property
     def sample(self) -> int:
         """One connection of so many was kept, the same ones everywhere (`daemonset.taps.sampling`); 1: all."""
-        kept = [
-            stream.hello.features.get("sample", "") for stream in self.streams if stream.hello is not None
-        ]
-        return max((int(text) for text in kept if text.isdecimal() and len(text) < 6), default=1)
+        return max((stream.sample for stream in self.streams), default=1)
 
     @property
     def dropped(self) -> int:

@@ -35,9 +35,11 @@ from probe.folder import Meta, SessionFolder, check_addresses, read_meta, stream
 from probe.render.escape import escape
 from probe.spool import Spool, Spooled
 
-#: How long agents may take until they are ready, and until they have said goodbye, in seconds.
+#: How long agents may take until one more is ready, and until they have said goodbye, in seconds.
 READY_WITHIN = 30.0
 STOP_WITHIN = 15.0
+
+_LOOK_EVERY = 0.5  # seconds, at agents behind the first that is not ready
 
 Progress = Callable[[str], None]
 Witness = Callable[[str, Frame], None]
@@ -351,9 +353,13 @@ def _check_topology(topology: Topology) -> None:
 
 def _await_ready(followers: Sequence[_Follower], progress: Progress) -> None:
     progress(f"starting agents on {len(followers)} places")
+    waiting = list(followers)
     until = time.monotonic() + READY_WITHIN
-    for follower in followers:
-        follower.settled.wait(max(0.0, until - time.monotonic()))
+    while waiting and (left := until - time.monotonic()) > 0:
+        waiting[0].settled.wait(min(left, _LOOK_EVERY))
+        before, waiting = len(waiting), [each for each in waiting if not each.settled.is_set()]
+        if len(waiting) < before:
+            until = time.monotonic() + READY_WITHIN
     if followers and not any(follower.ready for follower in followers):
         first = followers[0]
         reason = first.agent.close() or first.lack or "it said nothing"

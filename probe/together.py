@@ -8,6 +8,7 @@ Rules:
 3. Nobody compared the clocks, so no times are corrected, and a connection's way over nodes is never told by time.
    Sessions that, by their own clocks, have no moment in common did not see the same connections: that is a reason why
    the whole is incomplete.
+4. All watched the same share of the connections: where one kept fewer, others' connections would end there.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def load_together(paths: Sequence[Path], note: Note, facts: Facts | None = None)
     known = _facts(parts) if facts is None else facts
     recording = builder.build(expected_nodes=tuple(places))
     _check_nodes(recording, known)
+    _check_samples(recording.streams)
     if len(paths) > 1:
         note(
             f"· the clocks of these {len(paths)} sessions were not compared, so times may not agree between them"
@@ -134,6 +136,20 @@ def _check_nodes(recording: Recording, facts: Facts) -> None:
                 f"the objects know no node {tap.node}; they know {', '.join(known[:8])}: let the agent call it what "
                 "the cluster does (`probe agent --once --node NAME`)"
             )
+
+
+def _check_samples(streams: Sequence[Stream]) -> None:
+    """Hold the agents' --sample against each other. Raises UsageError."""
+    by_rate = {stream.sample: stream.node for stream in streams if stream.hello is not None}
+    if len(by_rate) > 1:
+        (one, node), (other, elsewhere) = sorted(by_rate.items())[:2]
+        raise UsageError(
+            f"{_share(one)} was watched on {node}, {_share(other)} on {elsewhere}; capture with one --sample everywhere"
+        )
+
+
+def _share(rate: int) -> str:
+    return "every connection" if rate == 1 else f"1 of {rate:,} connections"
 
 
 def _apart(streams: Sequence[Stream]) -> list[tuple[str, Gap]]:

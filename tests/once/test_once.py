@@ -195,14 +195,16 @@ def test_without_the_right_to_watch_no_folder_is_left(tmp_path: Path) -> None:
 # ── folders together ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def folder_of(path: Path, place: str, *, begin: int = 0, meta: Meta | None = None) -> Path:
+def folder_of(
+    path: Path, place: str, *, begin: int = 0, meta: Meta | None = None, sample: str | None = None
+) -> Path:
     """A session of one place that was watched for ten seconds."""
     folder = SessionFolder(path, meta or Meta())
     folder.stream(place)
     writer = Writer(lambda data: folder.write(place, data))
     seconds = 1_000_000_000
     words: Sequence[Message] = (
-        Hello(place, time=begin * seconds),
+        Hello(place, time=begin * seconds, features={"sample": sample} if sample else {}),
         Taps((Tap(place, TapKind.NIC, "eth0"),)),
         Ready(begin * seconds),
         Bye("over", (begin + 10) * seconds),
@@ -228,6 +230,16 @@ def test_sessions_of_different_times_did_not_see_the_same(tmp_path: Path) -> Non
     assert analyze(first, meets).json["capture"]["complete"] is True
     reasons = analyze(first, misses).json["capture"]["reasons"]
     assert any("node3: session: it was watched 60.0 s away from node1" in reason for reason in reasons)
+
+
+def test_different_shares_of_the_connections_are_not_mixed(tmp_path: Path) -> None:
+    whole, fourth, other = (
+        folder_of(tmp_path / "1", "node1"),
+        folder_of(tmp_path / "2", "node2", sample="4"),
+        folder_of(tmp_path / "3", "node3", sample="4"),
+    )
+    analyze(whole, fourth).complains(2, "every connection was watched on node1, 1 of 4 connections on node2")
+    assert analyze(fourth, other).json["capture"]["sample"] == 4
 
 
 def test_a_folder_that_is_no_session_is_named(tmp_path: Path) -> None:
