@@ -2,6 +2,7 @@
 
     session.json     what was asked, the cluster's facts, what the applications answered (truth beside it)
     PLACE.probe      the raw stream of the agent of each place, as `daemonset.wire` frames it
+    TABLE.parquet    the same for other programs (`probe.parquet`); nothing is read back from them
 
 Rules:
 

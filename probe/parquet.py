@@ -30,7 +30,7 @@ from daemonset.observation import Direction, Head, NatEvent, Payload, Ruleset, T
 from daemonset.wire import WireError, read_stream
 from probe.errors import UnavailableError
 from probe.folder import Meta, stream_path
-from probe.session import load
+from probe.session import Session, load
 
 TABLES = ("packets", "nat", "taps", "heads", "rules", "facts")
 
@@ -100,11 +100,12 @@ _PAIRS = (
 
 
 def export(folder: Path) -> dict[str, int]:
-    """Write the tables of a session into its folder; answers with the rows of each. Raises ProbeError.
+    """Write the tables of a recorded session into its folder; answers with the rows of each. Raises ProbeError."""
+    return write_tables(folder, load(folder))
 
-    Tables that are there already are replaced.
-    """
-    session = load(folder)
+
+def write_tables(folder: Path, session: Session) -> dict[str, int]:
+    """The same, where the session is in memory. Tables that are there already are replaced. Raises ProbeError."""
     rulesets = _rulesets(folder, session.meta)
     database = duckdb.connect(":memory:")
     try:
@@ -140,11 +141,10 @@ def _write(database: duckdb.DuckDBPyConnection, folder: Path, name: str, session
             f"copy ({_TYPED[name]}) to '{place}' (format parquet, compression zstd)", {"session": session}
         )
         draft.replace(target)
-    except (OSError, duckdb.Error) as error:
-        draft.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise UnavailableError(f"cannot write {target}: {error.strerror or error}") from error
-        raise
+    except OSError as error:
+        raise UnavailableError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        draft.unlink(missing_ok=True)  # there after an interruption or an error only
     row = database.execute("select count(*) from read_parquet(?)", [str(target)]).fetchone()
     return int(row[0]) if row else 0
 

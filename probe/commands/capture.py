@@ -32,7 +32,7 @@ from probe.commands.options import (
     end_with,
     split_output,
 )
-from probe.errors import UsageError
+from probe.errors import UnavailableError, UsageError
 from probe.output import note, progress
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def capture(
         progress=progress,
     )
     if record is not None:
-        note(f"· kept in {record}")
+        _tables(record, played.session)
     end_with(played.report, form, prepared, Seen(played.session.recording, played.session.facts))
 
 
@@ -328,8 +328,21 @@ def _on_cluster(
             api, wish, prepared, told, asking=_asking(question), ingress=ingress, keep=sessions.append
         )
     if watched.record is not None:
-        note(f"· kept in {watched.record}")
+        _tables(watched.record, sessions[0])
     end_with(report, output, ready, Seen(sessions[0].recording, sessions[0].facts))
+
+
+def _tables(folder: Path, session: Session) -> None:
+    """Put tables beside the streams that were recorded, and say where all of it is."""
+    from probe.parquet import write_tables
+
+    progress("writing tables")
+    try:
+        write_tables(folder, session)
+    except UnavailableError as error:
+        note(f"· kept in {folder}, without tables: {error}")
+    else:
+        note(f"· kept in {folder}")
 
 
 def _sample(text: str | None) -> int:

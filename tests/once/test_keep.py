@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from daemonset.observation import Hello, Ruleset
@@ -73,5 +74,14 @@ def test_a_session_holds_the_rules_that_its_nodes_had(tmp_path: Path, mode: str)
     hello = frames[0]
     assert isinstance(hello, Hello)
     assert hello.agent.startswith("probe ")
+    assert kept_rows(folder, "packets") == live.json["capture"]["observations"] - kept_rows(folder, "nat")
+    assert kept_rows(folder, "rules") > 0
     later = ended(start("analyze", folder, "-o", "json"))
     assert later.json == live.json, "the report later is the report then"
+
+
+def kept_rows(folder: Path, table: str) -> int:
+    """Rows of a table at rest, counted by an engine that knows nothing of us."""
+    row = duckdb.execute(f"select count(*) from read_parquet('{folder}/{table}.parquet')").fetchone()
+    assert row is not None
+    return int(row[0])
