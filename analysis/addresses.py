@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.facts import Facts, Service
+from analysis.interning import at_least
 from daemonset.observation import TapKind, Topology, address_text, address_words
 
 MAPPED = 0xFFFF_0000_0000  # ::ffff:0:0/96
@@ -24,13 +25,6 @@ PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
-
-
-def _at_least(high: NDArray[Any], low: NDArray[Any], address: int) -> NDArray[Any]:
-    """Which addresses are not below this one."""
-    top, bottom = np.uint64(address >> 64 & _WORD), np.uint64(address & _WORD)
-    result: NDArray[Any] = (high > top) | ((high == top) & (low >= bottom))
-    return result
 
 
 class OwnerKind(enum.StrEnum):
@@ -180,7 +174,7 @@ class AddressBook:
             codes[(high == address >> 64) & (low == address & _WORD)] = -1
         numbers: dict[Owner, int] = {EXTERNAL: 0}
         for entry in reversed(self._ranges):
-            inside = _at_least(high, low, entry.first) & ~_at_least(high, low, entry.last + 1)
+            inside = at_least(high, low, entry.first) & ~at_least(high, low, entry.last + 1)
             codes[inside] = numbers.setdefault(entry.owner, len(numbers))
         for address, owner in self._owners.items():
             here = (high == address >> 64) & (low == address & _WORD)

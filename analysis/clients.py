@@ -12,12 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_network
 
+import numpy as np
+from numpy.typing import NDArray
+
 from analysis.claims import Claims, address_in
+from analysis.interning import Interned
 from analysis.report import Journey
 from daemonset.observation import Head
 
 _MAPPED = 0xFFFF_0000_0000
-_LOW = (1 << 64) - 1
 
 _Range = tuple[int, int]  # first and last address, as 128-bit integers
 
@@ -70,16 +73,12 @@ class Clients:
         heads = [each for each in (head.http, *head.more) if each is not None]
         return any(address in self for each in heads for address in Claims.of(each).addresses)
 
-    def condition(self, name: str) -> str:
-        """SQL: whether the address in the columns NAME_hi and NAME_lo is one of them."""
-        parts = []
+    def among(self, addresses: Interned) -> NDArray[np.bool_]:
+        """For each number of an address, whether it is one of them."""
+        found = np.zeros(len(addresses), dtype=np.bool_)
         for first, last in self.ranges:
-            high, top = first >> 64, last >> 64
-            if high == top:
-                parts.append(f"({name}_hi = {high} and {name}_lo between {first & _LOW} and {last & _LOW})")
-            else:
-                parts.append(f"({name}_hi between {high} and {top})")
-        return f"({' or '.join(parts)})"
+            found |= addresses.between(first, last)
+        return found
 
 
 EVERYBODY = Clients()

@@ -25,15 +25,14 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from analysis.addresses import EXACT_TAPS, every_interface
 from analysis.clients import Clients
-from analysis.recording import Recording, Rows
+from analysis.gathering import Rows
+from analysis.interning import Interned
+from analysis.load import load
+from analysis.recording import Recording
 from analysis.strangers import Strangers, find_strangers
 from analysis.streams import SILENT, Stream, collect_streams
-from daemonset.observation import Head, Payload, TapKind, Tunnel, address_words
-
-#: Kinds of taps from the client inwards; of several readings of one segment the innermost counts.
-_DEPTH = (TapKind.CLIENT, TapKind.LB, TapKind.NIC, TapKind.TUNNEL, TapKind.BRIDGE, TapKind.VETH, TapKind.POD)
+from daemonset.observation import Head, Payload, Tunnel, address_words
 
 SILENCE = 90_000_000_000  # ns; Linux and others wait at most 64 s between two SYNs of one connection
 TIMESTAMP_SPAN = 300_000  # ticks of the timestamp clock, 1 ms or slower on every stack known
@@ -42,6 +41,9 @@ CLOCK_SLACK = 60_000_000_000  # ns by which the clocks of two nodes may differ
 
 #: What a join may put on the disk: some times the recording itself. More would be a defect, and fill the disk.
 _SPILL_FACTOR, _SPILL_LEAST = 8, 1 << 30
+
+#: What a join may keep in memory: bytes for each row, and for few rows.
+_MEMORY_ROW, _MEMORY_LEAST = 60, 600 << 20
 
 #: Decides whether (protocol, address words, port) is where a Service listens; tells the ways of UDP apart.
 IsServer = Callable[[int, int, int], bool]
@@ -154,15 +156,21 @@ class LegStore:
         # Of a sample, ports may have been used again by connections that were not kept.
         self._sampled = recording.sample > 1
         most = _SPILL_LEAST + _SPILL_FACTOR * (recording.packets.nbytes + recording.nat.nbytes)
+        memory = max(_MEMORY_LEAST, _MEMORY_ROW * (len(recording.packets) + len(recording.nat)))
         self._database = duckdb.connect(
             ":memory:",
-            config={"temp_directory": self._spill.name, "max_temp_directory_size": f"{most >> 20}MiB"},
+            config={
+                "temp_directory": self._spill.name,
+                "max_temp_directory_size": f"{most >> 20}MiB",
+                "memory_limit": f"{memory >> 20}MiB",
+                "preserve_insertion_order": False,
+            },
         )
         try:
             self._database.execute("set threads to 2")
-            _load(self._database, recording)
+            self._addresses = load(self._database, recording)
             _follow_tcp(self._database)
-            _follow_udp(self._database, is_server)
+            _follow_udp(self._database, is_server, self._addresses)
             _sight(self._database)
             _attach(self._database, self._sampled)
         except BaseException:
@@ -185,38 +193,37 @@ class LegStore:
         """Distinct (tap, source, destination) of client packets at these taps."""
         self._database.register("wanted", {"tap": np.array(taps, dtype=np.uint32)})
         rows = self._database.execute("""
-            select distinct tap, src_hi, src_lo, dst_hi, dst_lo from sightings join wanted using (tap)
+            select distinct tap, src, dst from sightings join wanted using (tap)
         """).fetchall()
-        return [(tap, _word(sh, sl), _word(dh, dl)) for tap, sh, sl, dh, dl in rows]
+        return [(tap, self._addresses[src], self._addresses[dst]) for tap, src, dst in rows]
 
     def strangers(self) -> Strangers:
         """Connections of which only the middle was seen."""
-        return find_strangers(self._database)
+        return find_strangers(self._database, self._addresses)
 
     def sources(self) -> set[int]:
         """Every address that opens connections."""
-        rows = self._database.execute("select distinct src_hi, src_lo from sightings").fetchall()
-        return {_word(high, low) for high, low in rows}
+        rows = self._database.execute("select distinct src from sightings").fetchall()
+        return {self._addresses[src] for (src,) in rows}
 
     def askers_of(self, ports: Sequence[int], but: Collection[tuple[str, int]] = ()) -> list[tuple[int, int]]:
         """Distinct (source, destination) of legs to these ports; not from the sockets `but` (address, port)."""
         self._database.register("ports", {"dport": np.array(ports, dtype=np.uint16)})
         words = [address_words(address) for address, _ in but]
+        high, low = (np.array([pair[at] for pair in words], dtype=np.uint64) for at in (0, 1))
         left_out = {
-            "src_hi": np.array([high for high, _ in words], dtype=np.uint64),
-            "src_lo": np.array([low for _, low in words], dtype=np.uint64),
+            "src": self._addresses.numbers(high, low),
             "sport": np.array([port for _, port in but], dtype=np.uint16),
         }
         self._database.register("left_out", left_out)
         rows = self._database.execute("""
-            select distinct src_hi, src_lo, dst_hi, dst_lo
-            from sightings join ports using (dport) anti join left_out using (src_hi, src_lo, sport)
+            select distinct src, dst from sightings join ports using (dport) anti join left_out using (src, sport)
         """).fetchall()
-        return [(_word(sh, sl), _word(dh, dl)) for sh, sl, dh, dl in rows]
+        return [(self._addresses[src], self._addresses[dst]) for src, dst in rows]
 
     def shapes(self, classify: Classify, sample: int) -> list[Shape]:
         """All shapes, with up to `sample` legs of each."""
-        _register_classes(self._database, classify, self._recording)
+        _register_classes(self._database, classify, self._recording, self._addresses)
         rows = self._database.execute(_SHAPES, [sample]).fetchall()
         return [Shape(key, count, tuple(legs)) for key, count, legs in rows]
 
@@ -229,11 +236,14 @@ class LegStore:
         """Numbers of the legs on which one of these clients stands anywhere, the earliest first."""
         named = [number for number, head in enumerate(heads, start=1) if clients.named_in(head)]
         self._database.register("named", {"head": np.array(named, dtype=np.uint32)})
+        self._database.register(
+            "theirs", {"src": np.flatnonzero(clients.among(self._addresses)).astype(np.uint32)}
+        )
         rows = self._database.execute(f"""
             with touching as (
-                select leg from sightings where {clients.condition("src")}
+                select leg from sightings semi join theirs using (src)
                 union
-                select leg from translations join nat using (record) where {clients.condition("orig_src")}
+                select leg from translations join nat using (record) semi join theirs on orig_src = src
                 union
                 select a.leg from packets b semi join named using (head)
                 join sightings a on a.tap = b.tap and b.time >= a.seen and {_SAME_TUPLE}
@@ -245,62 +255,36 @@ class LegStore:
     def collect(self, numbers: Sequence[int]) -> list[Leg]:
         """These legs in full, in order of their first packet."""
         self._database.register("chosen", {"leg": np.array(numbers, dtype=np.int64)})
-        return _collect(self._database, self._recording, self._sampled)
+        return _collect(self._database, self._recording, self._addresses, self._sampled)
 
 
 def _columns(table: Rows) -> dict[str, Rows]:
     return {name: np.ascontiguousarray(table[name]) for name in table.dtype.names or ()}
 
 
-def _load(database: duckdb.DuckDBPyConnection, recording: Recording) -> None:
-    columns = _columns(recording.packets)
-    columns["row"] = np.arange(len(recording.packets), dtype=np.int64)
-    database.register("packets", columns)
-    database.register(
-        "nat", _columns(recording.nat) | {"record": np.arange(len(recording.nat), dtype=np.int64)}
-    )
-    nodes = {name: number for number, name in enumerate(recording.nodes)}
-    taps = {
-        "tap": np.arange(len(recording.taps), dtype=np.uint32),
-        "node": np.array([nodes[tap.node] for tap in recording.taps], dtype=np.uint16),
-        # Where one tap shows every interface, answers half translated are among what it shows.
-        "exact": np.array(
-            [tap.kind in EXACT_TAPS and not every_interface(tap.interface) for tap in recording.taps],
-            dtype=bool,
-        ),
-        "depth": np.array([_DEPTH.index(tap.kind) for tap in recording.taps], dtype=np.uint8),
-    }
-    database.register("taps", taps)
-
-
 # The tuple's columns, in the client's direction, and mirrored for packets of the server.
-_FORWARD = "src_hi, src_lo, sport, dst_hi, dst_lo, dport"
-_MIRRORED = (
-    "dst_hi as src_hi, dst_lo as src_lo, dport as sport, src_hi as dst_hi, src_lo as dst_lo, sport as dport"
-)
-_OUTER = "outer_src_hi, outer_src_lo, outer_dst_hi, outer_dst_lo"
+_FORWARD = "src, sport, dst, dport"
+_MIRRORED = "dst as src, dport as sport, src as dst, sport as dport"
+_OUTER = "outer_src, outer_dst"
 _SAME_TUPLE = " and ".join(f"a.{column} = b.{column}" for column in _FORWARD.split(", "))
-_SAME_MIRRORED = (
-    "a.src_hi = b.dst_hi and a.src_lo = b.dst_lo and a.sport = b.dport"
-    " and a.dst_hi = b.src_hi and a.dst_lo = b.src_lo and a.dport = b.sport"
-)
+_SAME_MIRRORED = "a.src = b.dst and a.sport = b.dport and a.dst = b.src and a.dport = b.sport"
 
 
 def _follow_tcp(database: duckdb.DuckDBPyConnection) -> None:
-    """Table `handshake`: every SYN and SYN-ACK with the number of its leg. Flags: 2 SYN, 16 ACK, 4 RST."""
+    """Tables `alone` and `apart`: the number of the leg for each sequence number, or for each row where that is not
+    enough."""
+    # Nearly always all rows of a number are one leg: nothing has to be sorted to know it.
     database.execute(f"""
-        create temp table handshake as
-        with named as (
-            select row, tap, time, 6::utinyint as protocol, {_FORWARD}, {_OUTER}, tunnel, true as forward,
-                   seq as isn, tsval as stamp, null::uinteger as server_isn
-            from packets where protocol = 6 and icmp = 0 and (flags & 22) = 2
-            union all
-            select row, tap, time, 6, {_MIRRORED}, {_OUTER}, tunnel, false,
-                   ((ack::bigint - 1) & 4294967295)::uinteger, tsecr, seq
-            from packets where protocol = 6 and icmp = 0 and (flags & 22) = 18
-        ),
-        timed as (
-            select *, (time - lag(time, 1, time) over by_time > {SILENCE})::int as pause from named
+        create temp table alone as
+        select isn, min(row) as leg from openings group by isn
+        having max(time) - min(time) <= {SILENCE} and max(stamp)::bigint - min(stamp) <= {TIMESTAMP_SPAN}
+           and (min(stamp) <> 0 or max(stamp) = 0)
+    """)  # noqa: S608 - only constants of this module are put into the text
+    database.execute(f"""
+        create temp table apart as
+        with timed as (
+            select *, (time - lag(time, 1, time) over by_time > {SILENCE})::int as pause
+            from openings anti join alone using (isn)
             window by_time as (partition by isn order by time)
         ),
         bursts as (
@@ -320,18 +304,18 @@ def _follow_tcp(database: duckdb.DuckDBPyConnection) -> None:
     """)  # noqa: S608 - only constants of this module are put into the text
 
 
-def _follow_udp(database: duckdb.DuckDBPyConnection, is_server: IsServer) -> None:
-    """Append to `handshake` the datagrams of clients, their answers, and the number of their exchange."""
-    database.register("servers", _servers(database, is_server))
+def _follow_udp(database: duckdb.DuckDBPyConnection, is_server: IsServer, addresses: Interned) -> None:
+    """Table `exchanges`: the datagrams of clients, their answers, and the number of their leg."""
+    database.register("servers", _servers(database, is_server, addresses))
     # Labels travel from datagram to tuple and back three times: enough for an exchange seen on any number of
     # taps, since one shared datagram or one shared tuple joins two groups at once.
     label = "partition by digest, burst"
     tuples = f"partition by tap, {_FORWARD}, burst"
     database.execute(f"""
-        insert into handshake by name
+        create temp table exchanges as
         with asked as (
             select p.* from packets p join servers s
-              on p.dst_hi = s.hi and p.dst_lo = s.lo and p.dport = s.port
+              on p.dst = s.address and p.dport = s.port
             where p.protocol = 17 and p.icmp = 0 and p.digest <> 0
         ),
         timed as (
@@ -344,20 +328,15 @@ def _follow_udp(database: duckdb.DuckDBPyConnection, is_server: IsServer) -> Non
         l3 as (select * replace (min(l) over ({label}) as l) from l2),
         l4 as (select * replace (min(l) over ({tuples}) as l) from l3),
         client as (select * replace (min(l) over ({label}) as l) from l4)
-        select row, tap, time, protocol, {_FORWARD}, {_OUTER}, tunnel, true as forward,
-               0::uinteger as isn, 0::uinteger as stamp, null::uinteger as server_isn, l as leg
-        from client
+        select row, tap, time, {_FORWARD}, {_OUTER}, tunnel, true as forward, l as leg from client
     """)  # noqa: S608 - only constants of this module are put into the text
     database.execute(f"""
-        insert into handshake by name
-        select b.row, b.tap, b.time, 17::utinyint as protocol,
-               b.dst_hi as src_hi, b.dst_lo as src_lo, b.dport as sport,
-               b.src_hi as dst_hi, b.src_lo as dst_lo, b.sport as dport,
-               b.outer_src_hi, b.outer_src_lo, b.outer_dst_hi, b.outer_dst_lo, b.tunnel,
-               false as forward, 0::uinteger as isn, 0::uinteger as stamp, 0::uinteger as server_isn, a.leg
+        insert into exchanges by name
+        select b.row, b.tap, b.time, b.dst as src, b.dport as sport, b.src as dst, b.sport as dport,
+               b.outer_src, b.outer_dst, b.tunnel, false as forward, a.leg
         from packets b join (
             select leg, tap, {_FORWARD}, min(time) as first, max(time) as last
-            from handshake where protocol = 17 group by all
+            from exchanges group by all
         ) a on a.tap = b.tap and {_SAME_MIRRORED}
            and b.time between a.first and a.last + {UDP_SILENCE}
         where b.protocol = 17 and b.icmp = 0
@@ -365,33 +344,51 @@ def _follow_udp(database: duckdb.DuckDBPyConnection, is_server: IsServer) -> Non
     """)  # noqa: S608 - only constants of this module are put into the text
 
 
-def _servers(database: duckdb.DuckDBPyConnection, is_server: IsServer) -> dict[str, Rows]:
+def _servers(
+    database: duckdb.DuckDBPyConnection, is_server: IsServer, addresses: Interned
+) -> dict[str, Rows]:
     """Where UDP servers are, among the destinations seen: by facts through `is_server`."""
     found = database.execute("""
-        select distinct dst_hi, dst_lo, dport from packets where protocol = 17 and icmp = 0
+        select distinct dst, dport from packets where protocol = 17 and icmp = 0
     """).fetchall()
-    kept = [(high, low, port) for high, low, port in found if is_server(17, high << 64 | low, port)]
-    table = np.array(kept, dtype=[("hi", "<u8"), ("lo", "<u8"), ("port", "<u2")])
+    kept = [(dst, port) for dst, port in found if is_server(17, addresses[dst], port)]
+    table = np.array(kept, dtype=[("address", "<u4"), ("port", "<u2")])
     return _columns(table)
 
 
 def _sight(database: duckdb.DuckDBPyConnection) -> None:
-    """Table `sightings`: one row for each tuple of a leg at each tap.
+    """Table `sightings`: one row for each tuple of a leg at each tap; and `legs`. Nobody asks for single SYNs then.
 
     Answers count as sightings only where the tap shows them as they are on the wire.
     """
+    database.execute("""
+        create temp view handshake as
+        select 6::utinyint as protocol, o.*, leg from openings o join alone using (isn)
+        union all by name
+        select 6::utinyint as protocol, * from apart
+        union all by name
+        select 17::utinyint as protocol, *, 0::uinteger as isn from exchanges
+    """)
+    key = f"leg, tap, tunnel, {_FORWARD}"
+    # Copies of one SYN count once. There are few of them, and counting distinct times is dear.
     database.execute(f"""
         create temp table sightings as
-        select h.leg, h.tap, h.tunnel, {_FORWARD}, any_value(t.node) as node,
-               min(time) filter (forward) as first, min(time) as seen,
-               max(time) filter (forward) as last,
-               count(distinct time) filter (forward) as syns,
-               bool_or(not forward) as replied,
-               min(outer_src_hi) filter (forward) as osh, min(outer_src_lo) filter (forward) as osl,
-               min(outer_dst_hi) filter (forward) as odh, min(outer_dst_lo) filter (forward) as odl
-        from handshake h join taps t using (tap)
-        where h.forward or t.exact
-        group by h.leg, h.tap, h.tunnel, {_FORWARD}
+        with grouped as materialized (
+            select {key}, any_value(t.node) as node,
+                   min(time) filter (forward) as first, min(time) as seen, max(time) filter (forward) as last,
+                   count(*) filter (forward) as rows, bool_or(not forward) as replied,
+                   arg_min(outer_src, row) filter (forward) as outer_src,
+                   arg_min(outer_dst, row) filter (forward) as outer_dst
+            from handshake join taps t using (tap)
+            where forward or t.exact
+            group by {key}
+        ),
+        again as (
+            select {key}, count(distinct time) as times
+            from handshake semi join (from grouped where rows > 1) using ({key})
+            where forward group by {key}
+        )
+        select grouped.* exclude (rows), coalesce(times, rows) as syns from grouped left join again using ({key})
     """)  # noqa: S608 - only constants of this module are put into the text
     database.execute("""
         create temp table legs as
@@ -399,6 +396,7 @@ def _sight(database: duckdb.DuckDBPyConnection) -> None:
                bool_or(not forward) as answered, min(server_isn) as server_isn
         from handshake group by leg
     """)
+    database.execute("drop view handshake; drop table openings; drop table alone; drop table apart")
 
 
 def _attach(database: duckdb.DuckDBPyConnection, sampled: bool) -> None:
@@ -410,7 +408,9 @@ def _attach(database: duckdb.DuckDBPyConnection, sampled: bool) -> None:
     # A capture may show the same segment with less of it; the reading that could be decoded counts.
     database.execute(f"""
         create temp table first_bytes as
-        select leg, row, client from (
+        select leg, client,
+               arg_max(row, ((packets.head > 0)::bigint << 60) + (depth::bigint << 50) - row) as row
+        from (
         select l.leg, b.row, true as client
         from packets b
         join legs l on l.isn = ((b.seq::bigint - 1) & 4294967295)::uinteger and l.protocol = 6
@@ -429,10 +429,10 @@ def _attach(database: duckdb.DuckDBPyConnection, sampled: bool) -> None:
         join sightings a on a.leg = l.leg and a.tap = b.tap and {_SAME_MIRRORED}
         where b.protocol = 6 and b.icmp = 0 and b.length > 0 and (b.flags & 6) = 0
         union all
-        select h.leg, h.row, true from handshake h join packets b using (row)
-        where b.protocol = 17 and h.forward and b.payload in ({int(Payload.PROXY_V1)}, {int(Payload.PROXY_V2)})
+        select h.leg, h.row, true from exchanges h join packets b using (row)
+        where h.forward and b.payload in ({int(Payload.PROXY_V1)}, {int(Payload.PROXY_V2)})
         ) join packets using (row) join taps using (tap)
-        qualify row_number() over (partition by leg, client order by (packets.head > 0) desc, depth desc, row) = 1
+        group by leg, client
     """)  # noqa: S608 - only constants of this module are put into the text
     database.execute(f"""
         create temp table refusals as
@@ -453,27 +453,31 @@ def _attach(database: duckdb.DuckDBPyConnection, sampled: bool) -> None:
     # Ports are used again, so the tuples of a record can stand in several legs. It is of the leg that has both; else
     # of one that no other record can be about alone; then of one that leaves the node as the record says, or came as
     # it says; and of several, of the last.
-    original = "a.src_hi = n.orig_src_hi and a.src_lo = n.orig_src_lo and a.sport = n.orig_sport"
-    original += " and a.dst_hi = n.orig_dst_hi and a.dst_lo = n.orig_dst_lo and a.dport = n.orig_dport"
-    translated = "a.src_hi = n.reply_dst_hi and a.src_lo = n.reply_dst_lo and a.sport = n.reply_dport"
-    translated += " and a.dst_hi = n.reply_src_hi and a.dst_lo = n.reply_src_lo and a.dport = n.reply_sport"
+    original = (
+        "a.src = n.orig_src and a.sport = n.orig_sport and a.dst = n.orig_dst and a.dport = n.orig_dport"
+    )
+    translated = (
+        "a.src = n.reply_dst and a.sport = n.reply_dport and a.dst = n.reply_src and a.dport = n.reply_sport"
+    )
     database.execute(f"""
         create temp table translations as
-        with last as (
-            select leg, node, max_by({{src: src_lo, dst: dst_lo, sport: sport, dport: dport}}, seen) as way
-            from sightings group by leg, node
+        with went as materialized (
+            select a.*, n.record, n.time from nat n
+            join sightings a on a.node = n.node and {translated}
+            join legs l on l.leg = a.leg and l.protocol = n.protocol
+        ),
+        last as (
+            select leg, node, max_by({{src: src, dst: dst, sport: sport, dport: dport}}, seen) as way
+            from sightings semi join went using (leg, node) group by leg, node
         ),
         matched as (
             select a.leg, n.record, a.seen, n.time, a.node, true as came, false as went, false as left_so from nat n
             join sightings a on a.node = n.node and {original}
             join legs l on l.leg = a.leg and l.protocol = n.protocol
             union all
-            select a.leg, n.record, a.seen, n.time, a.node, false, true,
-                   last.way = {{src: a.src_lo, dst: a.dst_lo, sport: a.sport, dport: a.dport}}
-            from nat n
-            join sightings a on a.node = n.node and {translated}
-            join legs l on l.leg = a.leg and l.protocol = n.protocol
-            join last on last.leg = a.leg and last.node = a.node
+            select leg, record, seen, time, node, false, true,
+                   way = {{src: src, dst: dst, sport: sport, dport: dport}}
+            from went join last using (leg, node)
         ),
         candidates as (
             select leg, record, node, bool_or(came) as came, bool_or(went) as went, bool_or(left_so) as left_so,
@@ -491,24 +495,20 @@ def _attach(database: duckdb.DuckDBPyConnection, sampled: bool) -> None:
     """)  # noqa: S608 - only constants of this module are put into the text
 
 
-def _register_classes(database: duckdb.DuckDBPyConnection, classify: Classify, recording: Recording) -> None:
-    found = database.execute("""
-        select src_hi as hi, src_lo as lo from sightings union select dst_hi, dst_lo from sightings
-        union select orig_src_hi, orig_src_lo from translations join nat using (record)
-        union select reply_dst_hi, reply_dst_lo from translations join nat using (record)
-        union select reply_src_hi, reply_src_lo from translations join nat using (record)
-    """).fetchnumpy()
-    high, low = np.asarray(found["hi"]), np.asarray(found["lo"])
-    database.register("owners", {"hi": high, "lo": low, "code": classify.owners(high, low)})
+def _register_classes(
+    database: duckdb.DuckDBPyConnection, classify: Classify, recording: Recording, addresses: Interned
+) -> None:
+    owners = classify.owners(addresses.high, addresses.low)
+    database.register("owners", {"address": np.arange(len(addresses), dtype=np.uint32), "code": owners})
     asked = database.execute("""
-        select distinct l.protocol, s.dst_hi, s.dst_lo, s.dport from sightings s join legs l using (leg)
-        union select n.protocol, orig_dst_hi, orig_dst_lo, orig_dport from translations join nat n using (record)
+        select distinct l.protocol, s.dst, s.dport from sightings s join legs l using (leg)
+        union select n.protocol, orig_dst, orig_dport from translations join nat n using (record)
     """).fetchall()
     targets = [
-        (protocol, high, low, port, classify.targets(protocol, _word(high, low), port))
-        for protocol, high, low, port in asked
+        (protocol, dst, port, classify.targets(protocol, addresses[dst], port))
+        for protocol, dst, port in asked
     ]
-    columns = [("protocol", "u1"), ("hi", "u8"), ("lo", "u8"), ("port", "u2"), ("code", "i4")]
+    columns = [("protocol", "u1"), ("address", "u4"), ("port", "u2"), ("code", "i4")]
     database.register("targets", _columns(np.array(targets, dtype=columns)))
     heads = [
         (0, 0),
@@ -523,33 +523,30 @@ _SHAPES = """
     with numbered as (
         select s.*,
                row_number() over (partition by leg order by coalesce(first, seen), seen, tap) as place,
-               dense_rank() over (partition by leg order by src_hi, src_lo) as source,
-               dense_rank() over (partition by leg order by dst_hi, dst_lo, dport) as destination
+               dense_rank() over (partition by leg order by src) as source,
+               dense_rank() over (partition by leg order by dst, dport) as destination
         from sightings s
     ),
     token as (
         select n.leg, hash(n.place, n.source, n.destination, n.tap, n.tunnel, n.first is null, n.replied,
                            n.syns > 1 and n.last - n.first >= 500000000, a.code, b.code, t.code) as token
         from numbered n join legs l using (leg)
-        join owners a on a.hi = n.src_hi and a.lo = n.src_lo
-        join owners b on b.hi = n.dst_hi and b.lo = n.dst_lo
-        join targets t on t.protocol = l.protocol and t.hi = n.dst_hi and t.lo = n.dst_lo and t.port = n.dport
+        join owners a on a.address = n.src
+        join owners b on b.address = n.dst
+        join targets t on t.protocol = l.protocol and t.address = n.dst and t.port = n.dport
         union all
         select leg, hash('nat', n.node, o.code, t.code, a.code, b.code,
-                         n.orig_src_hi = n.reply_dst_hi and n.orig_src_lo = n.reply_dst_lo,
+                         n.orig_src = n.reply_dst,
                          n.orig_sport = n.reply_dport,
                          exists(from sightings s where s.leg = translations.leg and s.sport = n.reply_dport
-                                and s.src_hi = n.reply_dst_hi and s.src_lo = n.reply_dst_lo
-                                and s.dst_hi = n.reply_src_hi and s.dst_lo = n.reply_src_lo),
+                                and s.src = n.reply_dst and s.dst = n.reply_src),
                          exists(from sightings s where s.leg = translations.leg and s.sport = n.orig_sport
-                                and s.src_hi = n.orig_src_hi and s.src_lo = n.orig_src_lo
-                                and s.dst_hi = n.orig_dst_hi and s.dst_lo = n.orig_dst_lo))
+                                and s.src = n.orig_src and s.dst = n.orig_dst))
         from translations join nat n using (record)
-        join owners o on o.hi = n.orig_src_hi and o.lo = n.orig_src_lo
-        join owners a on a.hi = n.reply_src_hi and a.lo = n.reply_src_lo
-        join owners b on b.hi = n.reply_dst_hi and b.lo = n.reply_dst_lo
-        join targets t on t.protocol = n.protocol and t.hi = n.orig_dst_hi and t.lo = n.orig_dst_lo
-                      and t.port = n.orig_dport
+        join owners o on o.address = n.orig_src
+        join owners a on a.address = n.reply_src
+        join owners b on b.address = n.reply_dst
+        join targets t on t.protocol = n.protocol and t.address = n.orig_dst and t.port = n.orig_dport
         union all
         select leg, hash('bytes', f.client, p.payload, h.code)
         from first_bytes f join packets p using (row) join head_codes h using (head)
@@ -566,18 +563,19 @@ _SHAPES = """
 """
 
 
-def _collect(database: duckdb.DuckDBPyConnection, recording: Recording, sampled: bool) -> list[Leg]:
+def _collect(
+    database: duckdb.DuckDBPyConnection, recording: Recording, addresses: Interned, sampled: bool
+) -> list[Leg]:
     legs: dict[int, Leg] = {}
     for leg, protocol, isn, start, answered in database.execute("""
         select leg, protocol, isn, start, answered from legs join chosen using (leg) order by start, leg
     """).fetchall():
         legs[leg] = Leg(leg, protocol, isn, start, answered=answered)
     for row in database.execute("""
-        select leg, tap, tunnel, src_hi, src_lo, sport, dst_hi, dst_lo, dport, first, seen, last, syns, replied,
-               osh, osl, odh, odl
+        select leg, tap, tunnel, src, sport, dst, dport, first, seen, last, syns, replied, outer_src, outer_dst
         from sightings join chosen using (leg) order by leg, seen, tap
     """).fetchall():
-        legs[row[0]].sightings.append(_sighting(row))
+        legs[row[0]].sightings.append(_sighting(row, addresses))
     for leg, row, client in database.execute(
         "select leg, row, client from first_bytes join chosen using (leg)"
     ).fetchall():
@@ -599,21 +597,19 @@ def _word(high: int, low: int) -> int:
     return int(high) << 64 | int(low)
 
 
-def _sighting(row: Any) -> Sighting:
-    (_, tap, tunnel, sh, sl, sport, dh, dl, dport, first, seen, last, syns, replied, *outer) = row
-    addresses = None
-    if tunnel and outer[0] is not None:
-        addresses = (_word(outer[0], outer[1]), _word(outer[2], outer[3]))
+def _sighting(row: Any, known: Interned) -> Sighting:
+    (_, tap, tunnel, src, sport, dst, dport, first, seen, last, syns, replied, *ends) = row
+    outer = (known[ends[0]], known[ends[1]]) if tunnel and ends[0] is not None else None
     return Sighting(
         tap=tap,
-        addresses=FourTuple(_word(sh, sl), sport, _word(dh, dl), dport),
+        addresses=FourTuple(known[src], sport, known[dst], dport),
         tunnel=Tunnel(tunnel),
         first=first,
         seen=seen,
         last=last if last is not None else seen,
         syns=syns,
         replied=replied,
-        outer=addresses,
+        outer=outer,
     )
 
 

@@ -7,11 +7,10 @@ number of streams; what each stream could not see (drops, gaps, an end without a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from analysis.gathering import Gathered, Rows
 from daemonset.observation import (
     NAT,
     PACKET,
@@ -31,8 +30,6 @@ from daemonset.observation import (
     TracedRules,
     Tracing,
 )
-
-Rows = NDArray[Any]
 
 #: Hits of rules that are kept, of all places together; agents are bounded themselves.
 MOST_HITS = 500_000
@@ -156,14 +153,14 @@ class StreamBuilder:
         table["tap"] = np.asarray(self._taps, dtype=np.uint32)[table["tap"]]
         table["head"] = np.where(table["head"] > 0, table["head"] + len(self._owner.heads), 0)
         self._owner.heads.extend(heads)
-        self._owner.add_packets(table)
+        self._owner.packets.add(table)
         return len(table)
 
     def nat(self, rows: bytes) -> int:
         """Take a batch of `NAT` rows of this node; returns how many."""
         table = np.frombuffer(rows, dtype=NAT.dtype()).copy()
         table["node"] = self._owner.node_index(self.node)
-        self._owner.nat_tables.append(table)
+        self._owner.nat.add(table)
         return len(table)
 
     def finish(self) -> Stream:
@@ -181,14 +178,12 @@ class RecordingBuilder:
         self.losses: list[tuple[Tap, int, int]] = []
         self.gaps: list[tuple[str, Gap]] = []
         self.topologies: dict[str, Topology] = {}
-        self._packet_tables: list[Rows] = []
-        self._reserved: Rows | None = None
-        self._filled = 0
+        self.packets = Gathered(PACKET.dtype())  # numbers of taps and heads are the recording's
+        self.nat = Gathered(NAT.dtype())
         self.tracings: list[tuple[str, Tracing]] = []
         self.rule_hits: list[tuple[str, RuleHit]] = []
         self.rules: dict[RuleKey, Rule] = {}
         self.rule_counts: list[tuple[str, RuleCounts]] = []
-        self.nat_tables: list[Rows] = []
         self._streams: list[StreamBuilder] = []
         self._tap_numbers: dict[Tap, int] = {}
         self._node_numbers: dict[str, int] = {}
@@ -206,26 +201,6 @@ class RecordingBuilder:
             self.taps.append(tap)
         return number
 
-    def reserve(self, packets: int) -> None:
-        """Make room for so many packets at once, so that they are not in memory twice when all have come."""
-        self._reserved = np.zeros(packets, dtype=PACKET.dtype())
-
-    def add_packets(self, table: Rows) -> None:
-        """Take rows that are ready: numbers of taps and heads are the recording's."""
-        end = self._filled + len(table)
-        if self._reserved is not None and end <= len(self._reserved) and not self._packet_tables:
-            self._reserved[self._filled : end] = table
-            self._filled = end
-        else:
-            self._packet_tables.append(table)
-
-    def _packets(self) -> Rows:
-        """All packets, in the order in which they were taken."""
-        if self._reserved is None:
-            return _stack(self._packet_tables, PACKET.dtype())
-        filled = self._reserved[: self._filled]
-        return _stack([filled, *self._packet_tables], PACKET.dtype()) if self._packet_tables else filled
-
     def node_index(self, node: str) -> int:
         """The number of a node in the recording."""
         number = self._node_numbers.setdefault(node, len(self.nodes))
@@ -240,8 +215,8 @@ class RecordingBuilder:
         return Recording(
             taps=tuple(self.taps),
             nodes=tuple(self.nodes),
-            packets=self._packets(),
-            nat=_stack(self.nat_tables, NAT.dtype()),
+            packets=self.packets.rows(),
+            nat=self.nat.rows(),
             heads=tuple(self.heads),
             losses=tuple(self.losses),
             gaps=tuple(self.gaps),
@@ -253,7 +228,3 @@ class RecordingBuilder:
             rules=dict(self.rules),
             rule_counts=tuple(self.rule_counts),
         )
-
-
-def _stack(tables: list[Rows], dtype: np.dtype[Any]) -> Rows:
-    return np.concatenate(tables) if tables else np.zeros(0, dtype=dtype)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import duckdb
 
+from analysis.interning import Interned
+
 PASSING = 5_000_000_000  # ns within which a proxy is taken to pass on what came in
 
 #: What one connection said that is looked at; one that says more counts as always saying something.
@@ -74,39 +76,36 @@ class Strangers:
         )
 
 
-def find_strangers(database: duckdb.DuckDBPyConnection) -> Strangers:
+def find_strangers(database: duckdb.DuckDBPyConnection, addresses: Interned) -> Strangers:
     """Reads `packets`, `sightings`, `taps`: packets that no leg had the tuple of until then.
 
     Only where a tap shows answers as they are on the wire; elsewhere half of every connection would look strange.
     """
-    sides = []
-    for columns in ("b.src_hi, b.src_lo, b.sport, b.dst_hi, b.dst_lo, b.dport",
-                    "b.dst_hi, b.dst_lo, b.dport, b.src_hi, b.src_lo, b.sport"):  # fmt: skip
-        ours = columns.split(", ")
-        theirs = ("src_hi", "src_lo", "sport", "dst_hi", "dst_lo", "dport")
-        sides.append(" and ".join(f"a.{name} = {own}" for name, own in zip(theirs, ours, strict=True)))
+    sent = "a.src = b.src and a.sport = b.sport and a.dst = b.dst and a.dport = b.dport"
+    answered = "a.src = b.dst and a.sport = b.dport and a.dst = b.src and a.dport = b.sport"
     rows = database.execute(f"""
         with bare as (
             select b.* from packets b join taps t using (tap)
             where t.exact and b.protocol = 6 and b.icmp = 0 and (b.flags & 2) = 0
         ), unsent as (
-            select b.* from bare b asof left join sightings a on a.tap = b.tap and {sides[0]} and b.time >= a.seen
+            select b.* from bare b asof left join sightings a on a.tap = b.tap and {sent} and b.time >= a.seen
             where a.leg is null
         )
-        select b.tap, b.src_hi, b.src_lo, b.sport, b.dst_hi, b.dst_lo, b.dport, max(b.time),
+        select b.tap, b.src, b.sport, b.dst, b.dport, max(b.time),
                list_slice(list(b.time order by b.time) filter (b.length > 0), 1, {_SAID_LIMIT})
-        from unsent b asof left join sightings a on a.tap = b.tap and {sides[1]} and b.time >= a.seen
+        from unsent b asof left join sightings a on a.tap = b.tap and {answered} and b.time >= a.seen
         where a.leg is null
         group by all order by all
     """).fetchall()  # noqa: S608 - only constants of this module are put into the text
     found: dict[tuple[int, frozenset[Socket]], Stranger] = {}
-    for tap, source_high, source_low, sport, high, low, dport, last, said in rows:
-        source, destination = (source_high << 64 | source_low, sport), (high << 64 | low, dport)
+    for tap, src, sport, dst, dport, last, said in rows:
+        source, destination = (addresses[src], sport), (addresses[dst], dport)
         ends = frozenset({source, destination})
         stranger = found.setdefault((tap, ends), Stranger(tap, ends))
         stranger.last = max(stranger.last, last)
         stranger.said[source] = said or []
-    begun = (
-        dict(database.execute("select tap, min(time) from packets group by tap").fetchall()) if found else {}
-    )
-    return Strangers(found.values(), begun)
+    begun = database.execute("""
+        select tap, min(time)
+        from (select tap, time from packets union all select tap, seen from sightings) group by tap
+    """).fetchall()
+    return Strangers(found.values(), dict(begun))

@@ -78,10 +78,8 @@ class Stream:
 
 SILENT = Stream()
 
-_SAME = "b.src_hi = a.src_hi and b.src_lo = a.src_lo and b.sport = a.sport"
-_SAME += " and b.dst_hi = a.dst_hi and b.dst_lo = a.dst_lo and b.dport = a.dport"
-_MIRRORED = "b.src_hi = a.dst_hi and b.src_lo = a.dst_lo and b.sport = a.dport"
-_MIRRORED += " and b.dst_hi = a.src_hi and b.dst_lo = a.src_lo and b.dport = a.sport"
+_SAME = "b.src = a.src and b.sport = a.sport and b.dst = a.dst and b.dport = a.dport"
+_MIRRORED = "b.src = a.dst and b.sport = a.dport and b.dst = a.src and b.dport = a.sport"
 
 
 def collect_streams(
@@ -92,6 +90,21 @@ def collect_streams(
     A packet belongs to the leg that used its tuple last before it: ports are used again. Of a sample not all legs are
     there: then only an answered leg has a conversation, and what a side says after it has ended is another's.
     """
+    # Legs that are not chosen count only as far as they use a tuple of one that is, and so do packets.
+    database.execute("""
+        create or replace temp table rivals as
+        from sightings
+        semi join (from sightings semi join chosen using (leg)) using (tap, src, sport, dst, dport)
+        semi join (from legs where protocol = 6) using (leg)
+    """)
+    database.execute("""
+        create or replace temp table around as
+        from packets
+        semi join (
+            select tap, src, sport, dst, dport from rivals union select tap, dst, dport, src, sport from rivals
+        ) using (tap, src, sport, dst, dport)
+        where protocol = 6 and icmp = 0
+    """)
     found: dict[int, tuple[dict[int, Said], dict[int, Said], list[End]]] = {}
     for leg, client, offset, length, payload, head, digest, times in _said(database, sampled):
         sides = found.setdefault(leg, ({}, {}, []))
@@ -109,7 +122,7 @@ def collect_streams(
 
 
 def _owned(condition: str, isn: str, rows: str, client: str, sampled: bool = False) -> str:
-    """Rows of `packets` with their leg and their offset in one side's bytes.
+    """Rows of `around` with their leg and their offset in one side's bytes.
 
     A packet is its tuple's last leg's before it. A plain join would pair it with every leg that ever had the tuple.
     """
@@ -119,8 +132,8 @@ def _owned(condition: str, isn: str, rows: str, client: str, sampled: bool = Fal
     return f"""
         select a.leg, {client} as client, b.row, b.tap, b.time, b.flags, b.length, b.payload, b.head, b.digest,
                ((b.seq::bigint - {isn}::bigint - 1 + (b.flags & 2) // 2) & 4294967295) as position
-        from (select * from packets b where b.protocol = 6 and b.icmp = 0 and {rows}) b
-        asof join sightings a on a.tap = b.tap and {condition} and b.time >= a.seen
+        from (select * from around b where {rows}) b
+        asof join rivals a on a.tap = b.tap and {condition} and b.time >= a.seen
         join legs l on l.leg = a.leg {ended}
         where {answered} and {going_on}
     """  # noqa: S608 - only constants of this module are put into the text
@@ -129,10 +142,10 @@ def _owned(condition: str, isn: str, rows: str, client: str, sampled: bool = Fal
 #: The last end that the same side had sent before, whichever leg's it was.
 _BEFORE = f"""
     asof left join (
-        select tap, src_hi, src_lo, sport, dst_hi, dst_lo, dport, time as ended, time + {REORDERED} as surely
-        from packets where protocol = 6 and icmp = 0 and (flags & 5) <> 0
-    ) e on e.tap = b.tap and b.src_hi = e.src_hi and b.src_lo = e.src_lo and b.sport = e.sport
-        and b.dst_hi = e.dst_hi and b.dst_lo = e.dst_lo and b.dport = e.dport and b.time >= e.surely
+        select tap, src, sport, dst, dport, time as ended, time + {REORDERED} as surely
+        from around where (flags & 5) <> 0
+    ) e on e.tap = b.tap and b.src = e.src and b.sport = e.sport and b.dst = e.dst and b.dport = e.dport
+        and b.time >= e.surely
 """  # noqa: S608 - only constants of this module are put into the text
 
 

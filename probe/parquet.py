@@ -25,7 +25,8 @@ import msgspec
 import numpy as np
 
 from analysis.facts import Facts
-from analysis.recording import Recording, Rows
+from analysis.gathering import Rows
+from analysis.recording import Recording
 from daemonset.observation import Direction, Head, NatEvent, Payload, Ruleset, Tunnel, address_text
 from daemonset.wire import WireError, read_stream
 from probe.errors import UnavailableError

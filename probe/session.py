@@ -91,7 +91,6 @@ class _Follower:
         self.stopping = False
         self.failure: ProbeError | None = None
         self.lack: str | None = None
-        self.packets = 0
         self._kept = kept
         self._limit = limit
         self._folder = folder
@@ -170,8 +169,6 @@ class _Follower:
             _check_topology(frame)
         if isinstance(self._kept, Pouring):
             self._kept.pour(frame)
-        if isinstance(frame, PacketRows):
-            self.packets += len(frame.rows) // PACKET.size
         if isinstance(frame, Hello):
             self.kernel = frame.features.get("kernel", "")
         elif isinstance(frame, Ready):
@@ -400,7 +397,6 @@ def _clocks(followers: Sequence[_Follower]) -> dict[str, Clock]:
 
 def _recording(followers: Sequence[_Follower], clocks: Mapping[str, Clock]) -> Recording:
     builder = RecordingBuilder()
-    builder.reserve(sum(follower.packets for follower in followers))
     for follower in followers:
         follower.pour(builder, clocks.get(follower.agent.place))
     return builder.build(expected_nodes=tuple(follower.agent.place for follower in followers))

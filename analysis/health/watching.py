@@ -16,6 +16,7 @@ import msgspec
 
 from analysis.addresses import AddressBook, OwnerKind
 from analysis.facts import Facts, Service
+from analysis.gathering import pieces
 from analysis.health.arrivals import SECOND, Arrival, Arrivals, Outcome
 from analysis.health.changes import EndpointChange
 from analysis.health.checks import Asked, Check, checkers_of, checks_of, own_checks, without_ours
@@ -55,7 +56,7 @@ def watched_of(
     service = _service(facts, book, selection)
     if service is None:
         return None
-    finished = int(recording.packets["time"].max()) if len(recording.packets) else 0
+    finished = max((int(piece["time"].max()) for _, piece in pieces(recording.packets)), default=0)
     arrivals = Arrivals(selection, recording.taps, book, finished)
     others = without_ours(checks_of(selection, arrivals, service, book, finished), own)
     checks = sorted([*others, *own_checks(own, service, others)], key=lambda check: check.time)

@@ -1,0 +1,93 @@
+"""Addresses as small numbers, so that joins compare four bytes where an address has sixteen."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Column = NDArray[Any]
+
+_WORD = 0xFFFF_FFFF_FFFF_FFFF
+
+#: The number of the address 0, which stands for "none".
+NONE = 0
+
+
+def at_least(high: Column, low: Column, address: int) -> Column:
+    """Which addresses, given by their words, are not below this one, which may be 2**128."""
+    if address >> 128:
+        return np.zeros(len(high), dtype=np.bool_)
+    top, bottom = np.uint64(address >> 64), np.uint64(address & _WORD)
+    result: Column = (high > top) | ((high == top) & (low >= bottom))
+    return result
+
+
+class Interned:
+    """Addresses in the order in which they were met. `high` and `low` are their words by number.
+
+    They are looked up by a hash whose factor nobody outside knows. That two share it is improbable, and not assumed:
+    then there is another factor.
+    """
+
+    def __init__(self) -> None:
+        self.high = np.zeros(1, dtype=np.uint64)
+        self.low = np.zeros(1, dtype=np.uint64)
+        self._rehash()
+
+    def __len__(self) -> int:
+        return len(self.high)
+
+    def __getitem__(self, number: int) -> int:
+        """The address as a 128-bit integer."""
+        return int(self.high[number]) << 64 | int(self.low[number])
+
+    def numbers(self, high: Column, low: Column) -> Column:
+        """The number of each address, given by its words; those not met before get the next ones."""
+        if not (high.any() or low.any()):
+            return np.full(len(high), NONE, dtype=np.uint32)
+        while True:
+            keys = self._key(high, low)
+            found = self._find(keys)
+            unknown = self._keys[found] != keys
+            if unknown.any():
+                self._add(high[unknown], low[unknown], keys[unknown])
+                found = self._find(keys)
+            numbers = self._numbers[found]
+            if np.array_equal(self.high[numbers], high) and np.array_equal(self.low[numbers], low):
+                return numbers
+            self._rehash()
+
+    def between(self, first: int, last: int) -> Column:
+        """For each number, whether the address is in this range, ends included."""
+        return at_least(self.high, self.low, first) & ~at_least(self.high, self.low, last + 1)
+
+    def _key(self, high: Column, low: Column) -> Column:
+        return high * self._factor ^ low
+
+    def _find(self, keys: Column) -> Column:
+        found = np.searchsorted(self._keys, keys)
+        found[found == len(self._keys)] = 0
+        return found
+
+    def _add(self, high: Column, low: Column, keys: Column) -> None:
+        _, first = np.unique(keys, return_index=True)
+        first.sort()
+        self.high = np.concatenate((self.high, high[first]))
+        self.low = np.concatenate((self.low, low[first]))
+        self._sort(self._key(self.high, self.low))
+
+    def _rehash(self) -> None:
+        """Take another factor, under which no two of the addresses that are known share a key."""
+        while True:
+            self._factor = np.uint64(secrets.randbits(64) | 1)
+            keys = self._key(self.high, self.low)
+            if len(np.unique(keys)) == len(keys):
+                self._sort(keys)
+                return
+
+    def _sort(self, keys: Column) -> None:
+        self._numbers = np.argsort(keys, kind="stable").astype(np.uint32)
+        self._keys = keys[self._numbers]
