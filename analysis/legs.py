@@ -168,6 +168,8 @@ class LegStore:
         )
         try:
             self._database.execute("set threads to 2")
+            # After two seconds it would stand in the middle of the report.
+            self._database.execute("set enable_progress_bar_print = false")
             self._addresses = load(self._database, recording)
             _follow_tcp(self._database)
             _follow_udp(self._database, is_server, self._addresses)

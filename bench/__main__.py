@@ -1,7 +1,7 @@
 """`python -m bench [ROW ...]`: measure, print a table for people and one for docs/.
 
-Rows are B1, B2 (capture), B7 (start-up), B9 (decoding), B10 (many agents); without any, all. Every figure
-stands beside a peer's from the same run: trust the ratios, not the seconds.
+Rows are B1, B2 (capture), B6 (from observations to verdicts), B7 (start-up), B9 (decoding), B10 (many agents); without
+any, all. Every figure stands beside a peer's from the same run: trust the ratios, not the seconds.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 
-from bench import agents, capture, decode, startup
+from bench import agents, capture, correlation, decode, startup
 from bench.row import Row, markdown_table, text_table
 
 SUITES: dict[str, Callable[[], Iterable[Row]]] = {
     "B1": capture.rows,
     "B2": capture.rows,
+    "B6": correlation.rows,
     "B7": startup.rows,
     "B9": decode.rows,
     "B10": agents.rows,

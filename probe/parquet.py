@@ -111,6 +111,7 @@ def write_tables(folder: Path, session: Session) -> dict[str, int]:
     database = duckdb.connect(":memory:")
     try:
         database.execute("set threads to 2")
+        database.execute("set enable_progress_bar_print = false")  # it would be drawn on stdout
         _register(database, session.recording)
         _register_words(database)
         database.register("heads", _heads(session.recording.heads))

@@ -10,6 +10,7 @@ import pytest
 
 from analysis import judging
 from analysis.analyze import analyze
+from analysis.legs import LegStore
 from analysis.recording import Recording
 from analysis.report import Verdict
 from tests.analysis.story import Story, cluster
@@ -106,3 +107,15 @@ def test_too_little_room_is_said_as_such(monkeypatch: pytest.MonkeyPatch) -> Non
     story = Story(cluster()).connection(REMOTE)
     with pytest.raises(MemoryError, match=r"^Out of Memory Error: no room$"):
         analyze(story.recording(), story.facts)
+
+
+def test_the_engine_writes_nothing_into_the_report_however_long_it_takes(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    story = Story(cluster()).connection(REMOTE)
+    store = LegStore(story.recording(), lambda *_: False)
+    database = store._database
+    database.execute("set progress_bar_time = 0")  # by default a bar is drawn after two seconds
+    database.execute("select sum(a.i * b.i) from range(10000) a(i), range(10000) b(i)").fetchall()
+    store.close()
+    assert capfd.readouterr() == ("", "")
