@@ -7,7 +7,7 @@ have gone (`analysis.counted_rules`), those stay that end so. A rule is named on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analysis.addresses import PROTOCOL_NAMES, endpoint, text
 from analysis.counted_rules import CountedRules, FirstPacket, Passed, UnclearError, Way, translation
@@ -29,25 +29,33 @@ class Counted:
     destination: str
     passed: tuple[Passed, ...]  # the last is the rule itself
     sure: bool = True
+    namespace: str = ""  # of the pod whose rule it is
 
 
-def counted_of(
-    leg: Leg, taps: Sequence[Tap], rules: Callable[[str], CountedRules | None]
-) -> Iterator[Counted]:
-    """What rules of iptables-legacy did to a leg, on each node whose counters are known."""
+#: The rules that were counted on a node, in the network namespace of a pod or, with "", in its own.
+Lookup = Callable[[str, str], CountedRules | None]
+
+
+def counted_of(leg: Leg, taps: Sequence[Tap], rules: Lookup) -> Iterator[Counted]:
+    """What rules of iptables-legacy did to a leg, on each node and in each pod whose counters are known."""
     protocol = PROTOCOL_NAMES.get(leg.protocol)
     if protocol not in {"tcp", "udp"}:
         return
     recorded = set()
     for record in leg.nat:
-        counted = rules(record.node)
+        counted = rules(record.node, "")
         if counted is not None and record.node not in recorded and _within(leg, record, taps, counted):
             recorded.add(record.node)
             yield from _translated(record, protocol, counted)
+    for namespace, record in _in_pods(leg, taps):
+        counted = rules(record.node, namespace)
+        if counted is not None and counted.began <= record.time <= counted.ended:
+            for each in _translated(record, protocol, counted):
+                yield replace(each, namespace=namespace)
     if leg.answered or protocol != "tcp":
         return
     for node, sighting in _ended(leg, taps):
-        counted = rules(node) if all(record.node != node for record in leg.nat) else None
+        counted = rules(node, "") if all(record.node != node for record in leg.nat) else None
         if counted is not None and sighting.first is not None and counted.began <= sighting.first:
             yield from _stopped(node, sighting, protocol, counted)
 
@@ -57,6 +65,19 @@ def _within(leg: Leg, record: NatRecord, taps: Sequence[Tap], rules: CountedRule
     seen = [each.first for each in leg.sightings if taps[each.tap].node == record.node]
     times = [first for first in seen if first is not None] if seen else [record.time]
     return bool(times) and rules.began <= min(times) <= rules.ended
+
+
+def _in_pods(leg: Leg, taps: Sequence[Tap]) -> Iterator[tuple[str, NatRecord]]:
+    """Pods that the leg came to with one tuple and left with another: what their kernels did, as the taps show it."""
+    seen: dict[tuple[str, str], list[Sighting]] = {}
+    for sighting in leg.sightings:
+        tap = taps[sighting.tap]
+        if tap.kind is TapKind.POD and tap.namespace and sighting.first is not None:
+            seen.setdefault((tap.node, tap.namespace), []).append(sighting)
+    for (node, namespace), sights in seen.items():
+        if len(sights) == 2:
+            came, went = sorted(sights, key=lambda each: each.first or 0)
+            yield namespace, NatRecord(node, came.first or 0, came.addresses, went.addresses)
 
 
 def _ended(leg: Leg, taps: Sequence[Tap]) -> Iterator[tuple[str, Sighting]]:

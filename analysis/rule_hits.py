@@ -19,7 +19,7 @@ from analysis.counted_hits import Counted, counted_of
 from analysis.counted_rules import CountedRules
 from analysis.legs import Leg
 from analysis.recording import Recording, RuleKey
-from daemonset.observation import Rule, RuleHit, Tap
+from daemonset.observation import Rule, RuleHit, Tap, Topology
 
 _REPLACES_SOURCE = frozenset({"masquerade", "snat"})
 _REPLACES_DESTINATION = frozenset({"dnat", "redirect"})
@@ -92,14 +92,14 @@ class Met:
 class RuleBook:
     """Looks up what legs met. Built once for an analysis, from hits with their nodes, and the rules that they name.
 
-    `counts` are what rules of iptables-legacy counted, by node; `taps` those that sightings of legs refer to.
+    `counts` are what rules of iptables-legacy counted, by node and namespace; `taps` are those that legs refer to.
     """
 
     def __init__(
         self,
         hits: Iterable[tuple[str, RuleHit]] = (),
         rules: Mapping[RuleKey, Rule] = MappingProxyType({}),
-        counts: Mapping[str, CountedRules] = MappingProxyType({}),
+        counts: Mapping[tuple[str, str], CountedRules] = MappingProxyType({}),
         taps: Sequence[Tap] = (),
     ) -> None:
         self._rules = rules
@@ -131,7 +131,7 @@ class RuleBook:
             return ()
         kept = self._by_counters.get(id(leg))  # legs that were taken apart share their number
         if kept is None:
-            counted = counted_of(leg, self._taps, self._counts.get)
+            counted = counted_of(leg, self._taps, lambda *where: self._counts.get(where))
             kept = self._by_counters[id(leg)] = (leg, tuple(_met(each, leg) for each in counted))
         return kept[1]
 
@@ -163,16 +163,23 @@ class RuleBook:
         return before
 
 
-def counted_rules(recording: Recording) -> dict[str, CountedRules]:
-    """What rules of iptables-legacy counted on each node itself, with the node's own addresses."""
+def counted_rules(recording: Recording) -> dict[tuple[str, str], CountedRules]:
+    """What rules of iptables-legacy counted on each node and in its pods, with the addresses that are theirs."""
     found = {}
     for node, counts in recording.rule_counts:
-        if counts.namespace or counts.refused or not counts.tables:
+        if counts.refused or not counts.tables:
             continue
-        topology = recording.topologies.get(node)
-        interfaces = topology.interfaces if topology is not None else ()
-        own = (address.partition("/")[0] for each in interfaces for address in each.addresses)
-        found[node] = CountedRules(counts, frozenset(own))
+        topology = recording.topologies.get(node) or Topology()
+        addresses = [address for each in topology.interfaces for address in each.addresses]
+        if counts.namespace:
+            addresses = [
+                address
+                for pod in topology.pods
+                if pod.namespace == counts.namespace
+                for address in pod.addresses
+            ]
+        own = frozenset(address.partition("/")[0] for address in addresses)
+        found[node, counts.namespace] = CountedRules(counts, own)
     return found
 
 
@@ -197,6 +204,7 @@ def _met(counted: Counted, leg: Leg) -> Met:
             source=counted.source,
             destination=counted.destination,
             seq=leg.isn,
+            namespace=counted.namespace,
         )
         said = None
         if rule is not None:

@@ -310,7 +310,7 @@ def _mixed(recording: Recording) -> list[str]:
         f"{node}: iptables-legacy has rules in {', '.join(counts.tables[:8])}; "
         f"nftables in {', '.join(counts.rivals[:8])}"
         for node, counts in recording.rule_counts
-        if counts.tables and counts.rivals
+        if counts.tables and counts.rivals and not counts.namespace
     ]
 
 

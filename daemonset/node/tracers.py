@@ -2,7 +2,7 @@
 
 A pod's rules are where a load balancer inside the cluster masquerades, or a mesh redirects. A pod without tables of
 nftables is left alone. What is refused is told and hinders nothing. Of rules of iptables-legacy, which no trace tells,
-the counters are read instead, on the node itself.
+the counters are read instead.
 
 May be called from any thread; sockets are closed only by the thread that polls them.
 """
@@ -39,6 +39,7 @@ class Tracers:
         self._open: dict[str, Tracer] = {}
         self._gone: set[str] = set()
         self._counters: LegacyCounters | None = None
+        self._in_pods: dict[str, tuple[LegacyCounters, bool]] = {}  # and whether nftables has rules there too
 
     def add_node(self) -> None:
         """Trace the network namespace of the calling thread, as the node's own, and begin to count there."""
@@ -52,16 +53,24 @@ class Tracers:
         """The same, as a pod's, if it has any rules."""
         try:
             namespace = str(Path("/proc/thread-self/ns/net").stat().st_ino)
-            if not has_rules():
-                return
+        except OSError:
+            return
+        try:
+            traced = has_rules()
         except (TraceRefusedError, OSError):
-            return  # without nftables there are no rules of it
-        self._add(namespace)
+            traced = False  # without nftables there are no rules of it
+        self._count(namespace, traced)
+        if traced:
+            self._add(namespace)
 
     def keep(self, namespaces: Collection[str]) -> None:
         """Let go of pods that are not among these: an open socket would keep their namespace alive."""
         with self._lock:
             self._gone |= {namespace for namespace in self._open if namespace and namespace not in namespaces}
+            ended = [self._in_pods.pop(namespace) for namespace in self._in_pods.keys() - set(namespaces)]
+        for counters, rivalled in ended:
+            self._tell(_counted(counters, rivalled))
+            counters.close()
 
     def descriptors(self) -> list[int]:
         """What is to be polled now."""
@@ -84,8 +93,11 @@ class Tracers:
         with self._lock:
             for tracer in self._open.values():
                 self._tell(tracer.state())
+            counted = list(self._in_pods.values())
         if self._counters:
             self._tell(_beside(self._counters.counts()))
+        for counters, rivalled in counted:
+            self._tell(_counted(counters, rivalled))
 
     def close(self) -> None:
         """Take everything away."""
@@ -93,8 +105,23 @@ class Tracers:
             for tracer in self._open.values():
                 tracer.close()
             self._open.clear()
+            for counters, _ in self._in_pods.values():
+                counters.close()
+            self._in_pods.clear()
         if self._counters is not None:
             self._counters.close()
+
+    def _count(self, namespace: str, rivalled: bool) -> None:
+        """Begin to count in a pod, the calling thread's network namespace, if it has rules of iptables-legacy."""
+        try:
+            counters = LegacyCounters(namespace)
+        except CountsRefusedError:
+            return
+        with self._lock:
+            if counters and namespace not in self._in_pods and len(self._in_pods) < MOST_PODS:
+                self._in_pods[namespace] = (counters, rivalled)
+                return
+        counters.close()
 
     def _add(self, namespace: str) -> None:
         with self._lock:
@@ -109,6 +136,12 @@ class Tracers:
             self._gone.discard(namespace)
             self._open[namespace] = tracer
             self._tell(tracer.state())
+
+
+def _counted(counters: LegacyCounters, rivalled: bool) -> RuleCounts:
+    """What a pod's rules counted. Which tables nftables has there is not asked for; with any, it may translate too."""
+    rivals = ("nftables",) if rivalled else ()
+    return msgspec.structs.replace(counters.counts(), rivals=rivals, rival_nat=rivalled)
 
 
 def _beside(counts: RuleCounts) -> RuleCounts:

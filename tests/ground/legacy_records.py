@@ -10,6 +10,9 @@ import sys
 import msgspec
 
 from daemonset.node.legacy_counters import CountsRefusedError, LegacyCounters
+from daemonset.node.namespaces import call_inside
+from daemonset.node.tracers import Tracers
+from daemonset.observation import RuleCounts
 from tests.ground.trace_records import knock, tell
 
 
@@ -59,6 +62,20 @@ def changed() -> None:
     tell(counts=msgspec.to_builtins(counters.counts()))
 
 
+def pods(process: str) -> None:
+    """Count on a node and in a pod, as a node's tracers do; knock in the pod, which goes then."""
+    said: list[RuleCounts] = []
+    tracers = Tracers([80], 20, lambda each: said.append(each) if isinstance(each, RuleCounts) else None)
+    tracers.add_node()
+    with open(f"/proc/{process}/ns/net") as namespace:  # noqa: PTH123 - its descriptor is what counts
+        call_inside(namespace.fileno(), tracers.add_pod)
+        call_inside(namespace.fileno(), lambda: knock("10.9.9.9", 80))
+    tracers.keep([])
+    tracers.finish()
+    tracers.close()
+    tell(counts=msgspec.to_builtins(said))
+
+
 def refused() -> None:
     """Try to count; what is said against it?"""
     try:
@@ -70,6 +87,6 @@ def refused() -> None:
 
 
 if __name__ == "__main__":
-    {"saved": saved, "count": count, "hold": hold, "changed": changed, "refused": refused}[sys.argv[1]](
-        *sys.argv[2:]
-    )
+    {
+        "saved": saved, "count": count, "hold": hold, "changed": changed, "pods": pods, "refused": refused,
+    }[sys.argv[1]](*sys.argv[2:])  # fmt: skip

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from daemonset.observation import RuleCounts
 from tests.agent.scene import Scene, python_path, scene, why_not
 
 REASON = why_not() or (
@@ -209,3 +211,17 @@ def test_where_the_kernel_does_not_show_the_tables_none_is_asked_for(node: Scene
         assert ask(theirs, "refused")["said"] == (
             "the kernel does not show here which tables of iptables-legacy there are"
         )
+
+
+def test_a_pods_rules_are_counted_beside_the_nodes_and_told_when_it_goes(node: Scene) -> None:
+    """Two namespaces: the second is a pod's, whose counts are told as soon as the pod is no longer there."""
+    load(node, FOUR)
+    pod = node.add("pod")
+    node.ip("link set lo up", "addr add 10.9.9.9/32 dev lo", name="pod")
+    command = [*node.inside("pod"), "iptables-legacy-restore"]
+    subprocess.run(command, input=FOUR.replace("KUBE-EXT-X", "OF-THE-POD"), text=True, check=True)
+    told = [msgspec.convert(each, RuleCounts) for each in ask(node, "pods", str(pod))["counts"]]
+    assert [bool(each.namespace) for each in told] == [True, False], "the pod's first, since it went"
+    names = [{chain.chain for chain in each.chains if chain.rules} for each in told]
+    assert "KUBE-MARK-MASQ" in names[0]
+    assert "KUBE-MARK-MASQ" not in names[1], "nothing was sent on the node itself"

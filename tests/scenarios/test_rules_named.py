@@ -112,15 +112,9 @@ def written(scene: Played) -> dict[str, str]:
     return texts
 
 
-#: What is not rules of a node itself, so that no counters are read there.
-INSIDE_PODS = ("svclb-masquerade", "iptables-legacy")
-
-
 @pytest.mark.parametrize("mode", ["iptables", "nftables", "iptables-legacy"])
 @pytest.mark.parametrize("name", sorted(TRUTHS))
 def test_the_rule_that_is_named_is_the_one_that_was_written_for_it(name: str, mode: ProxyMode) -> None:
-    if (name, mode) == INSIDE_PODS:
-        pytest.skip("of pods no counters are read")
     scene = traced(name, mode)
     kind = mode.removesuffix("-legacy")
     assert differences(scene) == [], "a trace changes no verdict"
