@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from analysis.addresses import AddressBook, OwnerKind, endpoint
 from analysis.claims import address_in
+from analysis.forwarded import Forwarded
 from analysis.proxies import Proxies
 from analysis.strangers import PASSING, Strangers
 from analysis.trips import PROXY_PAYLOADS, Link, Request, Trip
@@ -177,8 +178,7 @@ class Relay:
     def _by_requests(self, backs: Sequence[Trip]) -> None:
         tokens = self._index(lambda request: request.claims.token)
         identities = self._index(lambda request: request.claims.request_id)
-        forwarded = self._forwarded_index()
-        taken: set[tuple[int, int]] = set()
+        forwarded = Forwarded(self._fronts, backs)
         passing = self._passing_on(backs)
         unread: dict[int, list[Trip]] = defaultdict(list)
         for front in self._fronts:
@@ -194,7 +194,7 @@ class Relay:
             tie = self._by_name(tokens, request.claims.token, back, BY_TOKEN)
             tie = tie or self._by_name(identities, request.claims.request_id, back, BY_REQUEST_ID)
             if tie is None and not self._sampled and back.header is None and back.source not in passing:
-                tie = self._by_forwarded(back, request, forwarded, taken)
+                tie = self._by_forwarded(back, request, forwarded)
                 tie = tie or self._by_client(back, request, unread)
             if tie is not None:
                 pairs = found[id(back)].setdefault(id(tie.front), (tie.front, tie.by, []))[2]
@@ -242,53 +242,22 @@ class Relay:
             return others
         return [front for front in others if self._proxies.keeper(front) == place]
 
-    def _forwarded_index(self) -> dict[object, list[tuple[Trip, Request]]]:
-        """Requests by what a proxy that appends to X-Forwarded-For would make of them."""
-        index: dict[object, list[tuple[Trip, Request]]] = defaultdict(list)
-        for front in self._fronts:
-            peers = {front.steps[-1].addresses.src}
-            peers |= {found for each in front.headers if each.source and (found := address_in(each.source))}
-            for request in front.requests:
-                for peer in peers:
-                    index[request.line, request.claims.chain, peer].append((front, request))
-        return index
-
-    def _by_forwarded(
-        self,
-        back: Trip,
-        request: Request,
-        index: dict[object, list[tuple[Trip, Request]]],
-        taken: set[tuple[int, int]],
-    ) -> Tie | None:
-        """The request that a proxy which appends to X-Forwarded-For carried on.
-
-        All candidates are of one client address; of several of its connections that wait at once the one counts
-        whose request and answer lie closest around.
-        """
-        if not request.claims.chain:
-            return None
-        *before, last = request.claims.chain
+    def _by_forwarded(self, back: Trip, request: Request, forwarded: Forwarded) -> Tie | None:
+        """The request that a proxy which names its peer in a field carried on."""
         clock = self._clock(back)
         now = request.said.at(clock)
         if now is None and self._proxies.taps:
             return None  # whose it is would depend on what came to a proxy that was not watched
-        candidates = index.get((request.line, tuple(before), address_in(last)), [])
-        candidates = [(front, asked) for front, asked in candidates if (id(front), asked.index) not in taken]
-        around = [
-            (_around(back, request, front, asked, clock), number)
-            for number, (front, asked) in enumerate(candidates)
-        ]
-        close = sorted((gap, number) for gap, number in around if gap is not None)
-        if close:
-            front, asked = candidates[close[0][1]]
-        elif len({id(front) for front, _ in candidates}) == 1 and now is None:
-            front, asked = candidates[0]
-        else:
+        place = self._proxies.maker(back)
+        found = forwarded.take(
+            back, request, clock, lambda front: place is None or self._proxies.keeper(front) == place
+        )
+        if found is None:
             return None
+        (front, asked), field = found
         if now is not None and self._strangers.ask_from(front.steps[-1].addresses.src, now, clock):
             return None  # the same client asked by a connection of which the beginning was not seen
-        taken.add((id(front), asked.index))
-        return Tie(front, BY_FORWARDED, carried=((request.index, asked.index),))
+        return Tie(front, field, carried=((request.index, asked.index),))
 
     def _by_client(self, back: Trip, request: Request, unread: dict[int, list[Trip]]) -> Tie | None:
         """The only encrypted connection of the client that the proxy names which was open at the time."""
@@ -416,24 +385,6 @@ def _open_at(trip: Trip, now: int, clock: frozenset[int], patience: int = RELAY_
     begun = _first_at(trip, clock)
     ended = [end.time for end in trip.leg.stream.ends if end.tap in clock]
     return begun is not None and begun <= now <= min(ended, default=begun + patience)
-
-
-def _around(back: Trip, request: Request, front: Trip, asked: Request, clock: frozenset[int]) -> int | None:
-    """By how many ns the one exchange encloses the other, by the proxy's clock; None where it does not."""
-    came, went = asked.said.at(clock), request.said.at(clock)
-    if came is None or went is None or not came <= went <= came + RELAY_WINDOW:
-        return None
-    answered, returned = _answer(back, request, clock), _answer(front, asked, clock)
-    if returned is None:
-        return went - came
-    if returned < went or (answered is not None and returned < answered):
-        return None
-    return went - came + (returned - answered if answered is not None else 0)
-
-
-def _answer(trip: Trip, request: Request, clock: frozenset[int]) -> int | None:
-    answers = trip.leg.stream.answers
-    return answers[request.index].at(clock) if request.index < len(answers) else None
 
 
 def _one_to_one(front: Trip, back: Trip) -> tuple[tuple[int, int], ...]:

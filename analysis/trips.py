@@ -67,7 +67,12 @@ class Trip:
     def header(self) -> ProxyHeader | None:
         """The first PROXY header in front of the data."""
         first = self.leg.first_bytes
-        return first.head.proxy[0] if first and first.head and first.head.proxy else None
+        if first is None or first.head is None:
+            return None
+        if first.head.proxy:
+            return first.head.proxy[0]
+        headers = self.headers if not first.head.proxy_complete else ()
+        return headers[0] if headers else None
 
     @property
     def from_client_tap(self) -> bool:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from daemonset.decode import link as link_layer
+from daemonset.decode.continued import Continued
 from daemonset.decode.head import read_payload
 from daemonset.observation import PACKET, Head, Payload, Tunnel
 
@@ -33,6 +34,7 @@ DIGEST_BYTES = 256
 _HEAD_BYTES = 16384  # more than any header that a proxy takes; bounds the copy of a 64 KiB super packet
 _NESTING = 6  # tunnels in tunnels, and the quote of an error in them
 _MAPPED = 0xFFFF_0000_0000
+_SIGNED = frozenset({Payload.PROXY_V1, Payload.PROXY_V2})
 
 _FRAGMENT, _AUTHENTICATION = 44, 51
 # IANA, "IPv6 extension header types", without ESP, behind which nothing can be read.
@@ -108,6 +110,7 @@ class Batch:
         self._keep_heads = heads
         self._rows: list[bytes] = []
         self._heads: list[Head] = []
+        self._cut = Continued()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -188,6 +191,9 @@ class Batch:
             tsval, tsecr, options = _read_options(frame[start + 20 : body])
         if body < stop and not icmp:
             digest, kind, head = self.read_body(frame, body, stop, reads=True)
+            if self._keep_heads and stop <= captured and (self._cut or kind in _SIGNED):
+                key = (tap, src_hi, src_lo, dst_hi, dst_lo, sport, dport)
+                kind, head = self._continue(key, seq, frame[body:stop], (kind, head))
         self._rows.append(
             _pack(
                 time, src_hi, src_lo, dst_hi, dst_lo, outer_src_hi, outer_src_lo, outer_dst_hi, outer_dst_lo,
@@ -196,6 +202,18 @@ class Batch:
             )
         )  # fmt: skip
         return True
+
+    def _continue(
+        self, key: tuple[int, ...], seq: int, payload: bytes, read: tuple[int, int]
+    ) -> tuple[int, int]:
+        """Payload and head reference of a segment that may be a part of a PROXY header, by itself `read` so."""
+        kind, head = read
+        if kind in _SIGNED and head:
+            self._cut.begin(key, seq, payload, self._heads[head - 1])
+        elif (joined := self._cut.read(key, seq, payload)) is not None:
+            self._heads.append(joined[1])
+            return joined[0], len(self._heads)
+        return kind, head
 
     def _add_datagram(self, frame: bytes, ip: _Ip, where: _Where, envelope: _Envelope) -> bool:
         """A row with ports only: UDP, SCTP, or as much of a TCP header as a short quote holds (RFC 792).

@@ -204,3 +204,64 @@ def test_a_balancer_that_carries_clients_on_without_a_header_wrote_none() -> Non
     story.wait(10).connection(back(50002), isn=30, tsval=30, data=OWN + HTTP)
     told = {client: verdict for client, verdict, *_ in outcomes(story.report())}
     assert told == {C: "lost", None: "inconclusive"}
+
+
+def named_by(field: str, value: str, *, before: dict[str, str] | None = None) -> Report:
+    """Two clients ask the same of one balancer at the same time, and it names its peers in this field."""
+    second = f"{SECOND}:41000"
+    other = [(tap, second, dst) for tap, _, dst in FRONT]
+    asked = get(**(before or {}))
+    story = Story(cluster("Local", balancer=LB))
+    story.connection(FRONT, isn=10, tsval=10, data=asked, response=b"")
+    story.connection(other, isn=20, tsval=20, data=HTTP, response=b"")
+    told = get(**{field: value}, Via="1.1 lb")
+    return story.relayed((BACK, 12, told)).respond(FRONT, 10, asked).report()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("X_Forwarded_For", CLIENT),
+        ("X_Forwarded_For", C),
+        ("Forwarded", f"for={CLIENT};proto=http"),
+        ("Forwarded", f'for="{C}"'),
+        ("X_Real_IP", CLIENT),
+        ("CF_Connecting_IP", CLIENT),
+    ],
+)
+def test_a_proxy_names_its_peer_in_fields_of_many_kinds(field: str, value: str) -> None:
+    clients = [client_of(each) for each in named_by(field, value).journeys if each.endpoint]
+    assert clients == [C]
+
+
+def test_a_proxy_may_write_in_place_of_what_a_client_wrote() -> None:
+    report = named_by("X_Forwarded_For", CLIENT, before={"X_Forwarded_For": OTHER})
+    assert [client_of(each) for each in report.journeys if each.endpoint] == [C]
+
+
+def test_a_port_in_the_field_tells_connections_of_one_client_apart() -> None:
+    """The other one lies closer around."""
+    other = [(tap, f"{CLIENT}:40001", dst) for tap, _, dst in FRONT]
+    story = Story(cluster("Local", balancer=LB))
+    story.connection(FRONT, isn=10, tsval=10, response=b"").connection(other, isn=20, tsval=20, response=b"")
+    story.relayed((BACK, 12, get(X_Forwarded_For=C))).respond(other, 20, HTTP).respond(FRONT, 10, HTTP)
+    assert [client_of(each) for each in story.report().journeys if each.endpoint] == [C]
+
+
+@pytest.mark.parametrize("field", ["X_Forwarded_For", "Forwarded", "X_Real_IP"])
+def test_a_field_that_a_client_may_have_written_names_nobody(field: str) -> None:
+    """One client says that it is another, and the proxy may be one that passes fields on."""
+    value = f"for={SECOND}" if field == "Forwarded" else SECOND
+    report = named_by(field, value, before={field: value})
+    assert [client_of(each) for each in report.journeys if each.endpoint] == [None]
+
+
+def test_a_proxy_that_writes_a_field_at_times_names_nobody_by_it() -> None:
+    story = Story(cluster("Local", balancer=LB))
+    story.relayed((FRONT, 10, HTTP), (BACK, 12, get(Host="other.example")))
+    second = [(tap, f"{SECOND}:41000", dst) for tap, _, dst in FRONT]
+    third = [(tap, f"{OTHER}:42000", dst) for tap, _, dst in FRONT]
+    story.wait(10).connection(second, isn=20, tsval=20, response=b"")
+    story.connection(third, isn=30, tsval=30, response=b"")
+    story.relayed((back(50003), 32, get(X_Real_IP=SECOND)))
+    assert None in [client_of(each) for each in story.report().journeys if each.endpoint]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.lab import Lab
+from probe.lab import Lab, load_scenario
 from tests.field.directed import Direction, Recorded, false_from_the_middle, false_without_taps, record
 from tests.field.judging import judge
 from tests.field.proxied import (
@@ -62,6 +62,12 @@ def own_header(target: str = BALANCER, port: int = 80) -> Ask:
         )
 
     return ask
+
+
+def in_two_segments(lab: Lab) -> list[Spoken]:
+    """Half a header first: nginx at the one port hangs up, gunicorn at the other waits, and answers."""
+    asked = [wish(port=port, at_once=True) for port in (80, 81, 81)]
+    return talk(lab, "client1", CLIENT, *asked)
 
 
 def codes(*numbers: int) -> frozenset[str]:
@@ -135,6 +141,9 @@ DIRECTIONS: dict[str, Direction] = {
         way(expects_header=True, nginx='real_ip_from = ["everyone"]'),
         own_header(NODE2, NODE_PORT),
         codes=codes(305, 307),
+    ),
+    "a header in two segments": Direction(
+        load_scenario("proxy-split"), in_two_segments, codes=codes(301, 310)
     ),
     "IPv6, http": Direction(
         way("http", nginx=TRUSTING, family="ipv6"),
