@@ -66,6 +66,13 @@ def false_without_taps(recorded: Recorded) -> list[str]:
         fewer = recorded.captures.without(taps=lambda tap, kinds=kinds: tap.kind in kinds)
         report = judge(fewer, recorded.objects, tables=tables)
         complaints += [f"without {sorted(kinds)}, {tables}: {word}" for word in false(report, recorded)]
+    for place in ("edge", "lb") if any(tap.node == "edge" for tap in recorded.captures.taps) else ():
+        for kinds in (set[str](), {"client"}):  # one of two proxies is watched, the other is not
+            fewer = recorded.captures.without(
+                taps=lambda tap, place=place, kinds=kinds: tap.node == place or tap.kind in kinds
+            )
+            report = judge(fewer, recorded.objects)
+            complaints += [f"without {place}, {sorted(kinds)}: {word}" for word in false(report, recorded)]
     complaints += [f"without objects: {word}" for word in false(judge(recorded.captures, None), recorded)]
     return complaints
 

@@ -106,6 +106,21 @@ DIRECTIONS: dict[str, Direction] = {
     "edge v2, balancer http, nobody trusted": Direction(
         way("http", edge=("tcp", "v2"), takes_header=True), lying_crowd(EDGE), silent=12, codes=codes(502)
     ),
+    "edge http, balancer http, kept open, above Cluster": Direction(
+        way(
+            "http", edge=("http", "none"), policy="Cluster", nginx=f"{ALL}, {KEPT}", nodes=BOTH, targets=BOTH
+        ),
+        lying_crowd(EDGE, requests=3),
+        "nftables",
+        silent=12,
+        codes=codes(505, 506),
+    ),
+    "some past the edge": Direction(
+        way("http", edge=("http", "none"), nginx=ALL),
+        lambda lab: lying_crowd(EDGE, each=3)(lab) + lying_crowd(each=3)(lab),
+        silent=18,
+        codes=codes(505, 506),
+    ),
     "edge tcp, balancer tcp": Direction(
         way(edge=("tcp", "none")), honest_crowd(EDGE), "nftables", silent=12, codes=codes(104)
     ),
