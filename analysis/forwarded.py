@@ -46,7 +46,11 @@ def naming(claims: Claims) -> Naming | None:
         return Naming("X-Forwarded-For", claims.chain[:-1], claims.chain[-1])
     if claims.forwarded:
         return Naming("Forwarded", claims.forwarded[:-1], claims.forwarded[-1])
-    return Naming(claims.singles[0][0], (), claims.singles[0][1]) if claims.singles else None
+    if claims.singles:
+        field, value = claims.singles[0]
+        parts = [part.upper() if len(part) < 3 else part.capitalize() for part in field.split("-")]
+        return Naming("-".join(parts), (), value)
+    return None
 
 
 class Forwarded:

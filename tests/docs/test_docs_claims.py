@@ -117,7 +117,9 @@ TOKEN, IDENTITY = get(X_Probe_Token="4f2a"), get(X_Request_Id="9b1c")
         (IDENTITY, get(X_Request_Id="9b1c", Via="1.1 lb"), "the same request id"),
         (HTTP, APPENDED, "X-Forwarded-For"),
         (HTTP, HTTP, "the same first bytes, the only ones in time at the balancer"),
-        (get(), get(X_Real_IP=CLIENT), "the same request line, the only one in time at the balancer"),
+        (get(), get(Forwarded=f"for={CLIENT}"), "Forwarded"),
+        (get(), get(X_Real_IP=CLIENT), "X-Real-IP"),
+        (get(), get(Via="1.1 lb"), "the same request line, the only one in time at the balancer"),
         (HTTP, v1(C)[:20], "the order of connections at the balancer"),
     ],
 )
