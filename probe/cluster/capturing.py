@@ -33,7 +33,7 @@ from probe.cluster.cleanup import Item, Leftover, await_gone, find, items_of, re
 from probe.cluster.client import Api, NotAllowedError
 from probe.cluster.counting import Counts
 from probe.cluster.durations import age_text
-from probe.cluster.installation import WAIT, Placed, Roll, await_pods, install, obituary, placed
+from probe.cluster.installation import WAIT, Placed, Roll, await_pods, install, obituary, placed, standing
 from probe.cluster.interrupts import Terminated, deferred
 from probe.cluster.lister import ForbiddenError, Json
 from probe.cluster.resolve import Gathered, gather
@@ -75,6 +75,7 @@ class Wish:
     image: str = IMAGE
     privileged: bool = False  # containers with every right, where nodes refuse the four capabilities
     keep: bool = False
+    installed: str | None = None  # the namespace of agents that are there, instead of placing some
     debug: bool = False  # a pod on each of `nodes` in the Service's namespace, no DaemonSet
     record: Path | None = None
     wait: float = WAIT
@@ -101,6 +102,7 @@ class Prepared:
     nodes: tuple[Json, ...]
     objects: tuple[Json, ...]
     ports: tuple[int, ...]
+    standing: Placed | None = None  # agents that are there already and stay
 
 
 def prepare(api: Api, wish: Wish, told: Told) -> Prepared:
@@ -114,8 +116,14 @@ def prepare(api: Api, wish: Wish, told: Told) -> Prepared:
         told.note(f"· {remark}")
     session = secrets.token_hex(4)
     nodes = _wanted_nodes(api.find(NODES), wish.nodes)
+    ports = watched_ports(gathered, wish.ports)
+    if wish.installed is not None:
+        try:
+            return Prepared(session, gathered, nodes, (), ports, standing(api, wish.installed))
+        except ForbiddenError as error:
+            raise NotAllowedError(error.verb, error.resource, error.namespace) from error
     objects = _debug_pods(api, wish, session, told) if wish.debug else _daemons(api, wish, session)
-    return Prepared(session, gathered, nodes, tuple(objects), watched_ports(gathered, wish.ports))
+    return Prepared(session, gathered, nodes, tuple(objects), ports)
 
 
 def _daemons(api: Api, wish: Wish, session: str) -> list[Json]:
@@ -237,6 +245,10 @@ def describe(left: Leftover) -> str:
 @contextmanager
 def installed(api: Api, wish: Wish, prepared: Prepared, told: Told) -> Iterator[tuple[Placed, Roll]]:
     """The agents' pods, for as long as they are needed. Raises UnavailableError."""
+    if prepared.standing is not None:
+        told.progress(f"looking for the agents in namespace {prepared.standing.namespace}")
+        yield prepared.standing, await_pods(api, prepared.standing, prepared.nodes, told.progress, wish.wait)
+        return
     items = items_of(prepared.objects)
     try:
         told.progress(f"placing agents on {len(prepared.nodes)} nodes, session {prepared.session}")

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from probe.cluster.client import Api, ApiError, ConflictError, GoneError, UnreachableError
 from probe.cluster.lister import ForbiddenError, Json
@@ -27,6 +27,7 @@ from probe.cluster.pods import (
 )
 from probe.cluster.resources import DAEMON_SETS, EVENTS, PODS, resource_of
 from probe.errors import UnavailableError
+from probe.manifests import PROBE_LABELS, SESSION_LABEL
 
 #: Seconds until all pods must run; and, when nothing changes any more, until those that do not are given up.
 WAIT = 120.0
@@ -97,6 +98,21 @@ def placed(objects: Sequence[Json]) -> Placed:
         labels=",".join(f"{key}={value}" for key, value in labels.items()),
         image=container["image"],
     )
+
+
+def standing(api: Api, namespace: str) -> Placed:
+    """The agents of a standing installation, which belong to no session. Raises UnavailableError, ForbiddenError."""
+    ours = ",".join([*(f"{key}={value}" for key, value in PROBE_LABELS.items()), f"!{SESSION_LABEL}"])
+    found = api.find(DAEMON_SETS, namespace, labels=ours)
+    if len(found) != 1:
+        many = "several standing installations" if found else "no standing installation"
+        raise UnavailableError(
+            f"namespace {namespace} has {many}; `probe manifests` prints one, and without --installed agents are "
+            "placed for the time of the capture"
+        )
+    where = placed(found)
+    # Agents of sessions in the same namespace have the labels of a standing one too, and their own.
+    return replace(where, labels=f"{where.labels},!{SESSION_LABEL}")
 
 
 def await_pods(

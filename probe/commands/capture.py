@@ -11,8 +11,10 @@ import typer
 
 from probe.commands.cluster import (
     ContextOption,
+    InstalledOption,
     KubeconfigOption,
     NamespaceOption,
+    check_installed,
     connected,
     duration_option,
     print_objects,
@@ -95,6 +97,7 @@ def capture(
             "instead of a DaemonSet: for who may create pods only. May be given many times.",
         ),
     ] = None,
+    installed: InstalledOption = None,
     from_ip: FromIpOption = None,
     sample: Annotated[
         str | None,
@@ -224,11 +227,19 @@ def capture(
     ingress = _ingress(ingress_config or [], ingress_log or [], app_server)
     if node and debug_node:
         raise UsageError("--debug-node names the nodes to watch on; leave --node out")
+    check_installed(
+        installed,
+        ("--debug-node", debug_node),
+        ("--image", image),
+        ("--privileged", privileged),
+        ("--keep", keep),
+        ("--dry-run", dry_run),
+    )
     nodes = tuple(dict.fromkeys(debug_node or node or ()))
     chosen = _Chosen(
         target, namespace, selector, nodes, tuple(port or ()), image, keep, wait, debug=bool(debug_node)
     )
-    chosen = chosen._replace(privileged=privileged)
+    chosen = chosen._replace(privileged=privileged, installed=installed)
     clients, part, trace = clients_option(from_ip), _sample(sample), _trace(trace_rules, trace_limit)
     files = Files(write, show, markdown, junit, html)
     if lab is None:
@@ -275,6 +286,7 @@ class _Chosen(NamedTuple):
     wait: str | None = None
     debug: bool = False
     privileged: bool = False
+    installed: str | None = None
 
 
 class _Watched(NamedTuple):
@@ -314,7 +326,7 @@ def _on_cluster(
         wish = replace(wish, record=watched.record, clients=watched.clients, sample=watched.sample)
         wish = replace(wish, trace=watched.trace)
         wish = wish if watched.seconds is None else replace(wish, duration=watched.seconds)
-        wish = replace(wish, privileged=chosen.privileged)
+        wish = replace(wish, privileged=chosen.privileged, installed=chosen.installed)
         wish = wish if wait is None else replace(wish, wait=wait)
         wish = wish if chosen.image is None else replace(wish, image=chosen.image)
         told = Told(progress, note)

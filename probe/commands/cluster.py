@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from probe.commands.options import Format
-from probe.errors import UnavailableError
+from probe.errors import UnavailableError, UsageError
 from probe.output import put
 
 if TYPE_CHECKING:
@@ -30,6 +30,21 @@ NamespaceOption = Annotated[
     str | None,
     typer.Option("-n", "--namespace", metavar="NAMESPACE", help="The namespace. [the context's]"),
 ]
+
+InstalledOption = Annotated[
+    str | None,
+    typer.Option(
+        "--installed",
+        metavar="NAMESPACE",
+        help="Use the agents of a standing installation in this namespace (`probe manifests`), and place none.",
+    ),
+]
+
+
+def check_installed(namespace: str | None, *others: tuple[str, object]) -> None:
+    """Refuse what says how agents are placed beside --installed. Raises UsageError."""
+    if namespace is not None and (given := [name for name, value in others if value]):
+        raise UsageError(f"--installed uses agents that are there; leave {' and '.join(given)} out")
 
 
 def duration_option(text: str | float | None) -> float | None:

@@ -11,8 +11,10 @@ import typer
 
 from probe.commands.cluster import (
     ContextOption,
+    InstalledOption,
     KubeconfigOption,
     NamespaceOption,
+    check_installed,
     connected,
     duration_option,
 )
@@ -55,6 +57,7 @@ def health(
             "pods only. May be given many times.",
         ),
     ] = None,
+    installed: InstalledOption = None,
     from_here: Annotated[
         bool,
         typer.Option(
@@ -153,8 +156,9 @@ def health(
         raise UsageError(
             "--debug-node names the nodes and places pods there; leave --node and --from-here out"
         )
+    check_installed(installed, ("--debug-node", debug_node), ("--from-here", from_here), ("--image", image))
     nodes = tuple(dict.fromkeys(debug_node or node or ()))
-    chosen = Chosen(namespace, context, kubeconfig, nodes, image, from_here, bool(debug_node))
+    chosen = Chosen(namespace, context, kubeconfig, nodes, image, from_here, bool(debug_node), installed)
     if (there or lab is not None) and (files or balancer):
         raise UsageError(
             "--tap, --objects, --watched, --service and --balancer are for what was recorded; leave them out"
@@ -196,6 +200,7 @@ class Chosen(NamedTuple):
     image: str | None = None
     from_here: bool = False
     debug: bool = False
+    installed: str | None = None
 
 
 def on_cluster(target: str, chosen: Chosen, settle: float | None, watching: Watching) -> HealthReport:
@@ -211,7 +216,7 @@ def on_cluster(target: str, chosen: Chosen, settle: float | None, watching: Watc
 
         if chosen.namespace is None:
             selection = replace(selection, namespace=api.namespace)
-        wish = Wish(selection, nodes=chosen.nodes, debug=chosen.debug)
+        wish = Wish(selection, nodes=chosen.nodes, debug=chosen.debug, installed=chosen.installed)
         wish = wish if chosen.image is None else replace(wish, image=chosen.image)
         told = Told(progress, note)
         prepared = prepare(api, wish, told)

@@ -38,8 +38,12 @@ class Change(NamedTuple):
 
 
 def matches(selector: str, labels: dict[str, str]) -> bool:
-    """Whether labels meet a selector of `key`, `key=value` and `key!=value`."""
+    """Whether labels meet a selector of `key`, `!key`, `key=value` and `key!=value`."""
     for part in filter(None, selector.split(",")):
+        if part.startswith("!"):
+            if part[1:] in labels:
+                return False
+            continue
         key, equals, value = part.partition("!=") if "!=" in part else part.partition("=")
         if not equals and key not in labels:
             return False
