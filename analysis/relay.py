@@ -280,7 +280,7 @@ class Relay:
 
     def _order_at(self, place: str, fronts: Sequence[Trip], backs: Sequence[Trip]) -> None:
         """Equal bytes, else equal request lines, else connections, as they came to a proxy and went out of it."""
-        at = _At(self._proxies.clock(place), fronts, self._strangers)
+        at = _At(self._proxies.clock(place), fronts, self._fronts, self._strangers)
         self._order(at, at.legs(fronts, True) + at.legs(backs, False), BY_ORDER)
         digests = {_digest(front) for front in fronts}
         other = [back for back in backs if id(back) not in self._ties and _digest(back) not in digests]
@@ -332,17 +332,22 @@ class Relay:
 
 
 class _At:
-    """What happens at one proxy, by its own clock. `fronts` are the legs that ended there."""
+    """What happens at one proxy, by its own clock. `fronts` are legs that ended there; of `others` some may have."""
 
-    def __init__(self, clock: frozenset[int], fronts: Iterable[Trip], strangers: Strangers) -> None:
+    def __init__(
+        self, clock: frozenset[int], fronts: Iterable[Trip], others: Iterable[Trip], strangers: Strangers
+    ) -> None:
         self.clock = clock
         self._strangers = strangers
-        ends = [front.steps[-1].addresses for front in fronts]
-        self._listeners = frozenset((last.dst, last.dport) for last in ends)
+        self._listeners = frozenset(_end(front) for front in fronts)
+        # One that went to the proxy without being seen there may have come at any time.
+        self._missed = any(
+            _end(other) in self._listeners and _first_at(other, clock) is None for other in others
+        )
 
     def unknown(self, now: int) -> bool:
         """Whether a client of which the beginning was not seen may wait at the proxy."""
-        return self._strangers.ask(self._listeners, now, self.clock)
+        return self._missed or self._strangers.ask(self._listeners, now, self.clock)
 
     def legs(self, trips: Sequence[Trip], incoming: bool) -> list[_Event]:
         """Whole connections, by their first bytes."""
@@ -371,6 +376,11 @@ class _Event:
     trip: Trip
     key: object
     request: int | None = None
+
+
+def _end(trip: Trip) -> tuple[int, int]:
+    last = trip.steps[-1].addresses
+    return last.dst, last.dport
 
 
 def _digest(trip: Trip) -> int:

@@ -278,6 +278,18 @@ def test_attempts_of_which_two_clients_can_be_the_cause_are_nobodys() -> None:
     assert attempt.client is None
 
 
+def test_attempts_are_nobodys_where_a_client_was_seen_on_its_own_side_alone() -> None:
+    """What the balancer's tap missed of the second client may have been there at any time."""
+    story = Story(cluster("Local", balancer=LB)).watch("bridge:node1/cni0")
+    story.connection(FRONT, isn=11, tsval=11, response=b"")
+    second = [(tap, src.replace(CLIENT, SECOND), dst) for tap, src, dst in FRONT if not tap.startswith("lb:")]
+    assert second, "it has a tap of its own"
+    story.connection(second, isn=21, tsval=21, response=b"")
+    unanswered(story, 100, 50001)
+    [attempt] = [journey for journey in story.report().journeys if journey.verdict is Verdict.BLACKHOLED]
+    assert attempt.client is None
+
+
 def test_a_header_that_contradicts_the_packets_is_told_and_the_packets_are_believed() -> None:
     journey = only(contradicting().report())
     assert "SIP313" in journey.findings

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import random
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -63,9 +65,17 @@ def degraded(recording: Recording, dice: random.Random) -> Recording:
     return without(recording, rows, records, taps)
 
 
-def assert_never_another(full: Report, partial: Report, unless: frozenset[str] = frozenset()) -> None:
-    """Each verdict of `partial` is one of the same client's in `full`; journeys with the codes `unless` may be any."""
-    known: dict[object, set[Verdict]] = defaultdict(set)
+def assert_never_another(
+    full: Report,
+    partial: Report,
+    unless: frozenset[str] = frozenset(),
+    truth: Mapping[tuple[str, int], Verdict] = MappingProxyType({}),
+) -> None:
+    """Each verdict of `partial` is one of the same client's in `full`; journeys with the codes `unless` may be any.
+
+    `truth` is what is known of clients by how things were built, where `full` may leave it open.
+    """
+    known: dict[object, set[Verdict]] = defaultdict(set, {name: {verdict} for name, verdict in truth.items()})
     free = set()
     for journey in full.journeys:
         if journey.client:
