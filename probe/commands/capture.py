@@ -77,6 +77,9 @@ def capture(
             "[all nodes]",
         ),
     ] = None,
+    all_nodes: Annotated[
+        bool, typer.Option("--all-nodes", help="Watch on every node, which is what happens without --node.")
+    ] = False,
     port: Annotated[
         list[int] | None,
         typer.Option(
@@ -227,6 +230,8 @@ def capture(
     ingress = _ingress(ingress_config or [], ingress_log or [], app_server)
     if node and debug_node:
         raise UsageError("--debug-node names the nodes to watch on; leave --node out")
+    if all_nodes and (node or debug_node):
+        raise UsageError("--all-nodes watches on every node; leave out what names some")
     check_installed(
         installed,
         ("--debug-node", debug_node),

@@ -55,6 +55,9 @@ def test_a_node_that_is_not_there(stage: Stage) -> None:
 def test_both_ways_of_naming_nodes_contradict_each_other(stage: Stage) -> None:
     ending = stage.start("capture", "svc/web", "--debug-node", "node1", "--node", "node2").ending()
     refused(ending, 2, "leave --node out")
+    for option in ("--node", "--debug-node"):
+        ending = stage.start("capture", "svc/web", "--all-nodes", option, "node1").ending()
+        refused(ending, 2, "--all-nodes watches on every node")
 
 
 def test_a_dry_run_shows_the_pods(stage: Stage) -> None:
