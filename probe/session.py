@@ -25,6 +25,7 @@ from analysis.health.changes import EndpointChange
 from analysis.health.own import NONE_OWN, OwnChecks
 from analysis.ingress import IngressRecord
 from analysis.recording import Recording, RecordingBuilder, StreamBuilder
+from daemonset.lifeline import Pull
 from daemonset.observation import NAT, PACKET, Bye, Gap, Hello, Layout, Ready, Topology
 from daemonset.wire import Frame, NatRows, PacketRows, Reader, WireError
 from probe.agents.recorded import RecordedSource
@@ -174,7 +175,13 @@ class _Follower:
         elif isinstance(frame, Ready):
             self.ready = True
             self.settled.set()
-        elif isinstance(frame, Bye) and self._witness is not None and not self.stopping:
+        elif (
+            isinstance(frame, Bye)
+            and self._witness is not None
+            and (
+                not self.stopping or frame.reason == Pull.SILENT.value
+            )  # that was before, unread while we slept
+        ):
             self.complain(
                 f"the agent ended before the capture did: {escape(frame.reason) or 'it does not say why'}"
             )

@@ -30,6 +30,7 @@ clients = 3
 families = ["{family}"]
 {edge}
 [balancer]
+check_interval = 30
 kind = "haproxy"
 mode = "{mode}"
 send_proxy = "{header}"
