@@ -19,8 +19,11 @@ pytestmark = pytest.mark.lab
 SLICES = ("discovery.k8s.io/v1", "endpointslices")
 
 
-def in_step(stage: Stage) -> None:
-    """Let the API server's slices follow what happens in the lab, as the endpoints controller does."""
+def in_step(stage: Stage, until: Callable[[Event], None] = lambda _: None) -> None:
+    """Let the API server's slices follow what happens in the lab, as the endpoints controller does.
+
+    `until`: waits for what has to be known of an event before the next client comes.
+    """
     happens = stage.lab.happen
 
     def follow(event: Event) -> None:
@@ -31,6 +34,7 @@ def in_step(stage: Stage) -> None:
             if item["kind"] == "EndpointSlice"
         }
         stage.double.call(lambda: replace_slices(stage, new))
+        until(event)
 
     stage.lab.happen = follow  # type: ignore[method-assign]
 
@@ -62,21 +66,27 @@ def test_a_rollout_is_followed_on_every_node(
     lab_stage: Callable[[str], Stage], tmp_path: Path, scenario: str
 ) -> None:
     stage = lab_stage(scenario)
-    in_step(stage)
+    draining = scenario == "hc-draining"
     running = stage.start(
         "health", "svc/web", "--watch", "--duration", "300s", "--settle", "500ms", "-o", "json",
         "--record", tmp_path / "session",
     )  # fmt: skip
     running.until("begin what is to be watched")
+
+    def refused(event: Event) -> None:
+        if draining and event.becomes == "terminating":
+            running.until("node1", "health check: 503")
+
+    in_step(stage, until=refused)
     answers = stage.lab.send()
     assert not any(answer.wrong for answer in answers)
-    running.until("node1", "health check: 503")
+    if not draining:
+        running.until("node1", "health check: 503")
     running.until("so far: ")
     running.interrupt()
     ending = running.ending()
     assert ending.code == 0, ending.err
     report = ending.json
-    draining = scenario == "hc-draining"
     gone = "0 ready endpoints" + (", 1 terminating and still serving" if draining else "")
     assert events(report, "node1", "endpoints") == ["1 ready endpoint", gone]
     assert events(report, "node2", "endpoints") == ["1 ready endpoint"]
