@@ -100,6 +100,7 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
         checked = not whole and bool(store.askers_of(health_ports(facts)))
         more = store.collect(store.earliest(HEALTH_LEGS)) if checked else []
         strangers = store.strangers() if whole else Strangers(whole=False)
+        given = replace(given, askers=store.askers() if recording.sample == 1 else None)
     finally:
         store.close()
     # Where only some legs are looked at, none of them is known to be the only one that fits.

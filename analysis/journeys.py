@@ -15,6 +15,7 @@ from analysis.asked import Asked
 from analysis.claims import address_in
 from analysis.clients import EVERYBODY, Clients
 from analysis.corroboration import application_word, logged_word
+from analysis.endings import Endings
 from analysis.facts import Facts
 from analysis.health.changes import EndpointChange
 from analysis.health.own import NONE_OWN, OwnChecks
@@ -60,6 +61,7 @@ class Given:
     own: OwnChecks = NONE_OWN
     clients: Clients = EVERYBODY  # whose journeys are wanted
     sampled: bool = False  # not all connections of the capture are there
+    askers: frozenset[int] | None = None  # every address that may have opened a connection; None: not known
 
 
 def select(
@@ -85,7 +87,8 @@ def select(
     chosen = [trip for trip in candidates if id(trip) not in probing]
     checks = tuple(trip for trip in candidates if id(trip) in probing)
     onward = Onward(trips, taps, strangers, sampled=given.sampled)
-    gather = _Gather(relay, onward, AskedBook(given.asked), given.ingress, book)
+    endings = Endings(given.askers, taps, book)
+    gather = _Gather(relay, onward, endings, AskedBook(given.asked), given.ingress, book)
     connections = _tried_again([connection for trip in chosen for connection in gather.connections(trip)])
     ended = _ended(fronts, connections, book)
     _suspect_who_names_others(connections, trips, book)
@@ -144,32 +147,31 @@ def _tried_again(connections: Sequence[Connection]) -> tuple[Connection, ...]:
     return tuple(kept.get(id(each), each) for each in connections if id(each) not in dropped)
 
 
+@dataclass(frozen=True, slots=True)
 class _Gather:
     """Puts together what belongs to the journeys of one leg."""
 
-    def __init__(
-        self, relay: Relay, onward: Onward, asked: AskedBook, ingress: IngressFacts, book: AddressBook
-    ) -> None:
-        self._relay = relay
-        self._onward = onward
-        self._asked = asked
-        self._ingress = ingress
-        self._book = book
+    relay: Relay
+    onward: Onward
+    endings: Endings
+    asked: AskedBook
+    ingress: IngressFacts
+    book: AddressBook
 
     def connections(self, trip: Trip) -> list[Connection]:
         """The journeys of one leg: one for each client whose requests it carries, and each way they were taken."""
-        ties = self._relay.ties(trip)
+        ties = self.relay.ties(trip)
         groups: dict[_Group, list[Request]] = defaultdict(list)
         spoken: dict[_Group, Word] = {}
         for request in trip.requests:
-            word = self._onward.word(trip, request)
+            word = self.onward.word(trip, request)
             group = (_way(ties, request), word.addresses if word is not None else ())
             groups[group].append(request)
             if word is not None:
                 spoken.setdefault(group, word)
         if not trip.requests:
             tie = ties[0] if len(ties) == 1 else None
-            word = self._onward.word(trip, None)
+            word = self.onward.word(trip, None)
             return [self._connection(trip, tie, (), word, 0)]
         return [
             self._connection(
@@ -181,15 +183,17 @@ class _Gather:
     def _connection(
         self, trip: Trip, tie: Tie | None, requests: tuple[Request, ...], word: Word | None, part: int
     ) -> Connection:
-        chain: tuple[Link, ...] = chain_of(tie, self._book) if tie is not None else ()
-        asked = self._asked.of(chain[0].trip if chain else trip, requests)
-        owner = self._book.owner(trip.source)
+        chain: tuple[Link, ...] = chain_of(tie, self.book) if tie is not None else ()
+        owner = self.book.owner(trip.source)
+        header = trip.header if owner.kind is OwnerKind.BALANCER and not self.relay.passed_on(trip) else None
+        asked = self.asked.of(chain[0].trip if chain else trip, requests, header)
         told = told_by(asked) or _one(echoed(trip, request) for request in requests)
-        told = told or application_word(word, self._ingress)
-        word = word or logged_word(trip, self._ingress)
+        told = told or application_word(word, self.ingress)
+        word = word or logged_word(trip, self.ingress)
         return Connection(
-            trip, chain, owner, requests, word, asked, told, part, passed_on=self._relay.passed_on(trip)
-        )
+            trip, chain, owner, requests, word, asked, told, part,
+            passed_on=self.relay.passed_on(trip), last=self.endings.ends_at(trip),
+        )  # fmt: skip
 
 
 def _way(ties: Sequence[Tie], request: Request) -> int:

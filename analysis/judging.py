@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from analysis import paths
 from analysis.addresses import AddressBook, OwnerKind, TargetKind, text
 from analysis.blame import CODES, Blame, Mechanism, blame
+from analysis.claims import address_in
 from analysis.corroboration import Corroboration, Support
 from analysis.difference import differences
 from analysis.disbelief import client_claims, disbelief
@@ -162,6 +163,8 @@ def _judge(connection: Connection, context: Context, named: Sequence[Mechanism] 
         known = replace(known, doubted=True)
     if known.header is Header.TAKEN and context.habits.disbelieves(connection):
         known = replace(known, header=Header.UNBELIEVED)
+    if connection.last_word is None and not connection.last and not _believed(connection, resolved):
+        known = replace(known, unheard=True)
     judgement = judge(known)
     codes = _codes(connection, known, judgement, blames, context)
     refined, support = context.corroboration.refined(connection, codes)
@@ -170,6 +173,13 @@ def _judge(connection: Connection, context: Context, named: Sequence[Mechanism] 
     further, sides = differences(connection, known, blames, refined, context.facts)
     codes = (*refined, *further)
     return Outcome(connection, known, judgement, blames, codes, (*support, *sides), resolved)
+
+
+def _believed(connection: Connection, resolved: Sequence[Resolved]) -> bool:
+    """Whether a server takes for its client whom the header names, by its configuration."""
+    header = connection.trip.header
+    named = address_in(header.source) if header is not None and header.source is not None else None
+    return any(entry.client is not None and address_in(entry.client) == named for entry in resolved)
 
 
 def _blames(connection: Connection, context: Context) -> tuple[Blame, ...]:

@@ -45,6 +45,14 @@ _SPILL_FACTOR, _SPILL_LEAST = 8, 1 << 30
 #: What a join may keep in memory: bytes for each row, and for few rows.
 _MEMORY_ROW, _MEMORY_LEAST = 60, 600 << 20
 
+#: What only the side that opened a connection says.
+_SPEAKS_FIRST = ", ".join(
+    str(int(payload))
+    for payload in (
+        Payload.PROXY_V1, Payload.PROXY_V2, Payload.TLS_CLIENT_HELLO, Payload.HTTP_REQUEST, Payload.H2_PREFACE,
+    )
+)  # fmt: skip
+
 #: Decides whether (protocol, address words, port) is where a Service listens; tells the ways of UDP apart.
 IsServer = Callable[[int, int, int], bool]
 
@@ -207,6 +215,14 @@ class LegStore:
         """Every address that opens connections."""
         rows = self._database.execute("select distinct src from sightings").fetchall()
         return {self._addresses[src] for (src,) in rows}
+
+    def askers(self) -> frozenset[int]:
+        """Every address that may have opened a connection: was seen to, or to speak first, or the kernel says so."""
+        rows = self._database.execute(f"""
+            select src from sightings union select orig_src from nat
+            union select src from packets where payload in ({_SPEAKS_FIRST})
+        """).fetchall()  # noqa: S608 - only constants of this module are put into the text
+        return frozenset(self._addresses[src] for (src,) in rows)
 
     def askers_of(self, ports: Sequence[int], but: Collection[tuple[str, int]] = ()) -> list[tuple[int, int]]:
         """Distinct (source, destination) of legs to these ports; not from the sockets `but` (address, port)."""

@@ -98,7 +98,7 @@ class Habits:
         return self._habits[listener] if listener is not None else Habit()
 
     def disbelieves(self, connection: Connection) -> bool:
-        """Whether this listener was seen to name another than the header's client to its next, for this peer."""
+        """Whether another than the header's client was named behind this listener, for this peer."""
         return connection.last_word is None and _peering(connection) in self._disbelieved
 
 
@@ -119,8 +119,8 @@ def _peering(connection: Connection) -> tuple[int, int, int] | None:
 
 
 def _unused(connection: Connection) -> bool:
-    """Whether a header named somebody, and the server then named others."""
-    header, word = connection.trip.header, connection.word
+    """Whether a header named somebody, and the server, or the application behind it, then named others."""
+    header, word = connection.trip.header, connection.last_word
     if header is None or header.source is None or word is None:
         return False
     return address_in(header.source) not in {address_in(named) for named in word.addresses}

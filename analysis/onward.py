@@ -20,7 +20,7 @@ from analysis.hops import Step
 from analysis.relay import BY_REQUEST_ID, BY_TOKEN
 from analysis.strangers import Strangers
 from analysis.trips import Request, Trip, Word
-from daemonset.observation import Tap
+from daemonset.observation import ProxyHeader, Tap
 
 SLACK = 100_000  # ns by which two taps of one node may disagree about order
 
@@ -174,15 +174,21 @@ class AskedBook:
             if entry.token:
                 self._by_token[entry.token].append(entry)
 
-    def of(self, client: Trip, requests: Sequence[Request]) -> Asked | None:
-        """The record of these requests: by token, else by the socket; None where several say different things."""
+    def of(
+        self, client: Trip, requests: Sequence[Request], header: ProxyHeader | None = None
+    ) -> Asked | None:
+        """The record of these requests: by token, else by the socket; None where several say different things.
+
+        `header`: a balancer's, which names the client's socket though the connection to the balancer was not seen.
+        """
         tokens = {request.claims.token for request in requests} - {None}
         found = [entry for token in tokens for entry in self._by_token.get(str(token), ())]
         if not found:
             first = client.steps[0].addresses
-            found = self._by_socket.get(
-                (endpoint(first.src, first.sport), endpoint(first.dst, first.dport)), []
-            )
+            sockets = [(endpoint(first.src, first.sport), endpoint(first.dst, first.dport))]
+            if header is not None and header.source is not None and header.destination is not None:
+                sockets.append((header.source, header.destination))
+            found = [entry for socket in sockets for entry in self._by_socket.get(socket, ())]
             if any(entry.token for entry in found) and requests:
                 return None  # they carry tokens, and these requests carry none of theirs
             found = [entry for entry in found if _in_time(entry, client)]

@@ -98,7 +98,8 @@ def _seen_by_app(outcome: Outcome, context: Context) -> str | None:
         return _named(word, connection) if known.named is Named.OTHER else None
     if known.header is Header.REFUSED or reaction(trip) is Reaction.CLOSED:
         return None
-    if known.contested or (known.header is Header.TAKEN and (known.replaced or not known.delivered)):
+    open_end = known.replaced or not known.delivered or known.unheard
+    if known.contested or (known.header is Header.TAKEN and open_end):
         return None
     if known.header is Header.TAKEN and trip.header is not None and trip.header.source:
         return trip.header.source.rpartition(":")[0].strip("[]")

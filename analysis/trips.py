@@ -160,6 +160,7 @@ class Connection:
     told: Word | None = None  # of the application, to the client or into a log
     part: int = 0  # which of the journeys of the leg
     passed_on: bool = False  # its PROXY header is no balancer's: a balancer passed on what somebody wrote
+    last: bool = False  # its endpoint is known to have asked nobody behind it
     attempts: tuple[
         Trip, ...
     ] = ()  # further connections of the balancer for the same client that nobody answered

@@ -6,7 +6,8 @@ rests on, and anything that could be explained by a packet that was not seen is 
 1. Packets of two connections cannot be told apart: inconclusive.
 2. A server further on was heard to name its client, and the client is known: preserved if it is the same, else lost.
 3. The address was replaced on the way to a balancer: lost. Else a PROXY header that names the client: preserved
-   when the server is seen to take it from a known balancer; otherwise inconclusive.
+   when the server is seen to take it from a known balancer, and either asks nobody behind it or believes it by its
+   configuration; otherwise inconclusive.
 4. Nothing was forwarded: rejected or refused is inconclusive (no application, no address); silence is blackholed
    only if the client was seen to repeat itself, nothing left the node, and the facts call for a drop.
 5. The first bytes are unknown although they could have been a PROXY header: inconclusive.
@@ -97,6 +98,9 @@ class Known:
     replaced_before: bool = False  # the source address changed before it reached the balancer
     origin_certain: bool = True
     delivered: bool = True  # seen where only the endpoint itself can follow
+    unheard: bool = (
+        False  # the server may have named another to a server behind it, and nothing says what it believes
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +201,11 @@ def _taken(known: Known) -> Judgement:
         return _unsure(
             "a PROXY header carries the client's address, but the connection was not seen at its endpoint, so its "
             "sender's address may have been replaced on the way, and with it the server's belief"
+        )
+    if known.unheard:
+        return _unsure(
+            "a PROXY header carries the client's address to the server, which took it and may have asked another one; "
+            "whom it named to that one was not seen"
         )
     return Judgement(
         Verdict.PRESERVED,

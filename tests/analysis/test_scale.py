@@ -25,7 +25,7 @@ def repeated(recording: Recording, times: int) -> Recording:
     rows["ack"] += number * 5
     rows["time"] += number.astype(np.uint64) * 50_000
     for port in ("sport", "dport"):
-        rows[port] = np.where(rows[port] == 40000, 1024 + number % 60_000, rows[port])
+        rows[port] = np.where(np.isin(rows[port], (40000, 50000)), 1024 + number % 60_000, rows[port])
     return dataclasses.replace(recording, packets=rows)
 
 
