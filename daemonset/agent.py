@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daemonset.spans import parse_duration
+from daemonset.spans import time_argument
 
 if TYPE_CHECKING:
     from daemonset.capture import Options
@@ -173,7 +173,9 @@ def parser() -> argparse.ArgumentParser:
             metavar="N",
             help=f"port or range A-B {what}",
         )
-    parser.add_argument("--duration", type=_positive, metavar="TIME", help="end after this time: 30, 30s, 2m")
+    parser.add_argument(
+        "--duration", type=time_argument, metavar="TIME", help="end after this time: 30, 30s, 2m"
+    )
     parser.add_argument(
         "--heads",
         action=argparse.BooleanOptionalAction,
@@ -217,7 +219,7 @@ def parser() -> argparse.ArgumentParser:
         "--lifeline",
         nargs="?",
         const=math.inf,
-        type=_positive,
+        type=time_argument,
         metavar="S",
         help="end when standard input ends or, with S, when it has been silent for so many seconds",
     )
@@ -236,16 +238,6 @@ def _ports(text: str) -> range:
     if not ports or not 1 <= ports[0] <= ports[-1] <= 0xFFFF:
         raise argparse.ArgumentTypeError(f"not a port: {text!a}")
     return ports
-
-
-def _positive(text: str) -> float:
-    try:
-        seconds = parse_duration(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"not a duration: {text!a}")
-    return seconds
 
 
 def _snaplen(text: str) -> int:

@@ -26,7 +26,7 @@ import msgspec
 from daemonset.decode.health import read_eligible, read_health
 from daemonset.lifeline import Lifeline, Pull
 from daemonset.observation import HealthAnswer
-from daemonset.spans import parse_duration
+from daemonset.spans import time_argument
 
 #: Seconds for one answer, from the first packet to the last byte.
 PATIENCE = 3.0
@@ -251,26 +251,18 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("target", nargs="+", metavar="ADDRESS:PORT/PATH")
-    parser.add_argument("--patience", type=_seconds, default=PATIENCE, metavar="TIME", help="for one answer")
-    parser.add_argument("--every", type=_seconds, metavar="TIME", help="ask again and again")
+    parser.add_argument(
+        "--patience", type=time_argument, default=PATIENCE, metavar="TIME", help="for one answer"
+    )
+    parser.add_argument("--every", type=time_argument, metavar="TIME", help="ask again and again")
     parser.add_argument(
         "--lifeline",
-        type=_seconds,
+        type=time_argument,
         default=math.inf,
         metavar="TIME",
         help="with --every: end when standard input has been silent for so long",
     )
     return parser
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = parse_duration(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e6:
-        raise argparse.ArgumentTypeError(f"not a duration: {text!a}")
-    return seconds
 
 
 if __name__ == "__main__":

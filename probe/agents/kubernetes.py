@@ -19,11 +19,11 @@ from daemonset.lifeline import BEAT, END
 from daemonset.observation import Hello, Message, Ready
 from probe.agents.source import PushedAgent, Receiver
 from probe.cluster import channels
-from probe.cluster.client import Api, ApiError
+from probe.cluster.client import Api
 from probe.cluster.installation import Placed, Roll
+from probe.cluster.remote import Said, Socket, started
 from probe.cluster.timing import Clock, ClockGauge
 from probe.errors import ProbeError
-from probe.render.escape import escape
 
 #: Seconds between beats, and of silence after which an agent ends; it may take 10 s more to say goodbye, so that what
 #: was abandoned is over within 30 s.
@@ -32,11 +32,9 @@ SILENCE = 20
 
 _QUICK_BEATS = 4  # round trips at the beginning, one after the other, for the clock
 _SEND_WITHIN = 10.0
-_LAST_WORDS = 4096
-_KILLED = 137  # 128 and SIGKILL: by the kernel for want of memory, most often
-_TRIES = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts to start an agent
 _TOGETHER = 64  # agents that are being started at the same time
 _DESCRIPTORS = 256  # beside one for each stream
+_WHO = "the agent"
 
 #: Asks what became of a pod whose stream broke off; None where nothing is known.
 Obituary = Callable[[str], Awaitable[str | None]]
@@ -53,12 +51,11 @@ class NodeAgent:
         self._gauge = ClockGauge()
         self._beat_sent: int | None = None  # ns; of a beat that is not answered yet
         self._beats = 0
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._socket: Socket | None = None
         self._receiver: Receiver | None = None
         self._task: Future[None] | None = None
         self._stopping = False
-        self._words = b""
-        self._ended: channels.Ended | None = None
+        self._said = Said()
 
     @property
     def clock(self) -> Clock | None:
@@ -99,7 +96,7 @@ class NodeAgent:
         self._stopping = True
         if self._task is not None and not self._task.done():
             self._task.cancel()
-        return self._complaint()
+        return self._said.complaint(_WHO)
 
     # ── on the loop ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -108,8 +105,13 @@ class NodeAgent:
         try:
             async with self._run.starting:
                 self._beat_sent = time.time_ns()  # the request itself is what Hello answers to
-                self._socket = await self._open()
-            await self._read(self._socket, receiver)
+                self._socket = await started(lambda: self._run.open(self.place))
+
+            def take(content: bytes) -> None:
+                self.received += len(content)
+                receiver.take(content)
+
+            await self._said.read(self._socket, take)
             lack = await self._lack()
         except ProbeError as error:
             lack = str(error)
@@ -121,49 +123,13 @@ class NodeAgent:
                 socket, self._socket = self._socket, None
                 await socket.close()
 
-    async def _open(self) -> aiohttp.ClientWebSocketResponse:
-        for pause in (*_TRIES, None):
-            try:
-                return await self._run.open(self.place)
-            except ApiError as error:
-                if pause is None or error.status < 500:
-                    raise
-            await asyncio.sleep(pause)
-        raise AssertionError("the last try answers or raises")
-
-    async def _read(self, socket: aiohttp.ClientWebSocketResponse, receiver: Receiver) -> None:
-        async for message in socket:
-            if message.type not in {aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT}:
-                continue
-            data = message.data if isinstance(message.data, bytes) else str(message.data).encode()
-            channel, content = channels.unpack(data)
-            match channel:
-                case channels.STDOUT:
-                    self.received += len(content)
-                    receiver.take(content)
-                case channels.STDERR:
-                    self._words = (self._words + content)[-_LAST_WORDS:]
-                case channels.ERROR if content:
-                    self._ended = channels.ended(content)
-
     async def _lack(self) -> str | None:
         """What is to be said of a stream that is over; nothing where the agent ended well."""
-        if self._ended is not None and self._ended.code == 0:
+        if self._said.ended_well:
             return None
-        what = self._complaint()
+        what = self._said.complaint(_WHO)
         fate = await self._run.obituary(self.place)
         return fate or what or "the stream broke off: the connection to the agent was lost"
-
-    def _complaint(self) -> str | None:
-        lines = self._words.decode("utf-8", "backslashreplace").strip().splitlines()
-        if self._ended is None or self._ended.code == 0:
-            return None
-        if lines:
-            return escape(lines[-1])
-        if self._ended.code is None:
-            return f"the agent was ended: {escape(self._ended.message) or 'the server does not say why'}"
-        killed = ", killed" if self._ended.code == _KILLED else ""
-        return f"the agent ended with code {self._ended.code}{killed}"
 
     async def _ask_to_end(self) -> None:
         await self._send(channels.pack(channels.STDIN, END))
@@ -205,9 +171,7 @@ class AbsentAgent:
 class _Run:
     """What the agents of one session have in common."""
 
-    def __init__(
-        self, open_: Callable[[str], Awaitable[aiohttp.ClientWebSocketResponse]], obituary: Obituary
-    ) -> None:
+    def __init__(self, open_: Callable[[str], Awaitable[Socket]], obituary: Obituary) -> None:
         self.open = open_
         self.obituary = obituary
         self.starting = asyncio.Semaphore(_TOGETHER)
@@ -233,7 +197,7 @@ class KubernetesSource:
         self._agents: list[NodeAgent] = []
         self._beating: Future[None] | None = None
 
-        async def start(place: str) -> aiohttp.ClientWebSocketResponse:
+        async def start(place: str) -> Socket:
             return await api.exec(where.namespace, roll.pods[place], where.container, command(place))
 
         self._run = _Run(start, obituary)

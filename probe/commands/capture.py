@@ -11,6 +11,7 @@ import typer
 
 from probe.commands.cluster import (
     ContextOption,
+    ImageOption,
     InstalledOption,
     KubeconfigOption,
     NamespaceOption,
@@ -110,10 +111,7 @@ def capture(
             help="Watch one TCP connection of N, the same ones on every node; N is a power of two. [1/1]",
         ),
     ] = None,
-    image: Annotated[
-        str | None,
-        typer.Option("--image", metavar="IMAGE", help="The agents' image, as the nodes' runtime pulls it."),
-    ] = None,
+    image: ImageOption = None,
     privileged: Annotated[
         bool,
         typer.Option(
@@ -251,7 +249,7 @@ def capture(
         watched = _Watched(seconds, record, clients, part, trace)
         _on_cluster(chosen, context, kubeconfig, watched, question, ingress, form, files, dry_run=dry_run)
         return
-    if chosen != _Chosen() or context is not None or kubeconfig is not None or dry_run:
+    if chosen != _Chosen() or context is not None or kubeconfig is not None or dry_run or all_nodes:
         raise UsageError("--lab plays a scenario and knows no cluster; leave out what is said of one")
     from probe.lab import load_scenario
     from probe.play import play

@@ -31,6 +31,11 @@ NamespaceOption = Annotated[
     typer.Option("-n", "--namespace", metavar="NAMESPACE", help="The namespace. [the context's]"),
 ]
 
+ImageOption = Annotated[
+    str | None,
+    typer.Option("--image", metavar="IMAGE", help="The agents' image, as the nodes' runtime pulls it."),
+]
+
 InstalledOption = Annotated[
     str | None,
     typer.Option(

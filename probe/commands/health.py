@@ -11,6 +11,7 @@ import typer
 
 from probe.commands.cluster import (
     ContextOption,
+    ImageOption,
     InstalledOption,
     KubeconfigOption,
     NamespaceOption,
@@ -65,10 +66,7 @@ def health(
             help="Place no agents: ask from the operator's side alone, where that is reachable.",
         ),
     ] = False,
-    image: Annotated[
-        str | None,
-        typer.Option("--image", metavar="IMAGE", help="The agents' image, as the nodes' runtime pulls it."),
-    ] = None,
+    image: ImageOption = None,
     settle: Annotated[
         str | None,
         typer.Option(

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import aiohttp
 
 from analysis.facts import Service
 from analysis.health.asking import View
 from analysis.health.replies import AskedFrom
-from probe.cluster import channels
 from probe.cluster.capturing import Prepared, Scene, Told, Wish, installed
-from probe.cluster.client import Api, ApiError
+from probe.cluster.client import Api
 from probe.cluster.installation import Placed, Roll, obituary
 from probe.cluster.lister import ForbiddenError, Json
+from probe.cluster.remote import Said, Socket, started
 from probe.errors import ProbeError, UnavailableError
 from probe.health.questions import leaving_of, questions_of
 from probe.health.rounds import MOST_OUTPUT, SETTLE, SPARE, Asked, Output, Plan, ask_in_rounds, command
 from probe.health.slices import SERVICE_LABEL, SLICES
 from probe.objects import ObjectsError, facts_from_objects
-from probe.render.escape import escape
 
 _TOGETHER = 64  # processes that are started at the same time
-_AGAIN = (0.5, 1.0, 2.0)  # seconds between attempts to start one
-_KILLED = 137
-_WORDS = 4096
 
 
 def run(api: Api, wish: Wish, prepared: Prepared, told: Told, *, settle: float = SETTLE) -> Asked:
@@ -142,80 +138,37 @@ class KubernetesHands:
 
 async def run_there(scene: Scene, place: str, words: Sequence[str]) -> Output:
     """Run a command in the agent's pod of a node to its end, bounded in bytes and time."""
-    talk = Talk()
+    said, output = Said(), bytearray()
+
+    def keep(data: bytes) -> None:
+        output.extend(data[: MOST_OUTPUT - len(output)])
+
     try:
         async with asyncio.timeout(SPARE + 10):
             socket = await opened(scene, place, words)
             try:
-                await talk.read(socket, talk.keep)
+                await said.read(socket, keep)
             finally:
                 with contextlib.suppress(TimeoutError, aiohttp.ClientError):
                     await socket.close()
-            return Output(bytes(talk.output), await talk.lack(scene, place))
+            return Output(bytes(output), await lack(said, scene, place))
     except ProbeError as error:
-        return Output(bytes(talk.output), str(error))
+        return Output(bytes(output), str(error))
     except TimeoutError:
-        return Output(bytes(talk.output), "it took too long")
+        return Output(bytes(output), "it took too long")
     except (aiohttp.ClientError, OSError) as error:
-        return Output(bytes(talk.output), f"the stream broke off: {error}")
+        return Output(bytes(output), f"the stream broke off: {error}")
 
 
-async def opened(scene: Scene, place: str, words: Sequence[str]) -> aiohttp.ClientWebSocketResponse:
+async def opened(scene: Scene, place: str, words: Sequence[str]) -> Socket:
     """Start a command in the agent's pod of a node. Raises UnavailableError."""
     where, pod = scene.where, scene.roll.pods[place]
-    for pause in (*_AGAIN, None):
-        try:
-            return await scene.api.exec(where.namespace, pod, where.container, words)
-        except ApiError as error:
-            if pause is None or error.status < 500:
-                raise
-        await asyncio.sleep(pause)
-    raise AssertionError("the last try answers or raises")
+    return await started(lambda: scene.api.exec(where.namespace, pod, where.container, words))
 
 
-class Talk:
-    """What a command in a pod says, channel by channel."""
-
-    def __init__(self) -> None:
-        self.output = bytearray()
-        self._words = b""
-        self._ended: channels.Ended | None = None
-
-    def keep(self, data: bytes) -> None:
-        """Keep standard output, as much of it as may be."""
-        self.output += data[: MOST_OUTPUT - len(self.output)]
-
-    async def read(self, socket: aiohttp.ClientWebSocketResponse, take: Callable[[bytes], None]) -> None:
-        """To its end."""
-        async for message in socket:
-            if message.type not in {aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT}:
-                continue
-            data = message.data if isinstance(message.data, bytes) else str(message.data).encode()
-            channel, content = channels.unpack(data)
-            match channel:
-                case channels.STDOUT:
-                    take(content)
-                case channels.STDERR:
-                    self._words = (self._words + content)[-_WORDS:]
-                case channels.ERROR if content:
-                    self._ended = channels.ended(content)
-
-    async def lack(self, scene: Scene, place: str) -> str | None:
-        """Why it did not end well, None where it did."""
-        ended = self._ended
-        if ended is not None and ended.code == 0:
-            return None
-        if fate := await _fate(scene, place):
-            return fate
-        if ended is None:
-            return "the connection to the agent's pod was lost"
-        if ended.code is None:
-            return escape(ended.message, 300) or "it was not run, and the server does not say why"
-        lines = self._words.decode("utf-8", "backslashreplace").strip().splitlines()
-        if lines:
-            return escape(lines[-1], 300)
-        return f"it ended with code {ended.code}{', killed' if ended.code == _KILLED else ''}"
-
-
-async def _fate(scene: Scene, place: str) -> str | None:
-    return await obituary(scene.api, scene.where.namespace, scene.roll.pods[place], place)
+async def lack(said: Said, scene: Scene, place: str) -> str | None:
+    """Why the asking in a node's pod did not end well, None where it did."""
+    if said.ended_well:
+        return None
+    fate = await obituary(scene.api, scene.where.namespace, scene.roll.pods[place], place)
+    return fate or said.complaint("it") or "the connection to the agent's pod was lost"

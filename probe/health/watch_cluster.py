@@ -23,10 +23,11 @@ from probe.agents.kubernetes import BEAT_EVERY, SILENCE
 from probe.cluster import channels
 from probe.cluster.capturing import Prepared, Scene, Told, Wish, run
 from probe.cluster.client import Api
+from probe.cluster.remote import Said
 from probe.cluster.timing import Clock
 from probe.errors import ProbeError
 from probe.health.answers import FIRST_WITHIN, Answers, Lines
-from probe.health.on_cluster import Talk, ask_there, opened
+from probe.health.on_cluster import ask_there, lack, opened
 from probe.health.questions import Question, own_questions, ports_of
 from probe.health.rounds import Asked, command, read_answer
 from probe.health.slices import SliceWatch
@@ -163,23 +164,24 @@ class _Asker:
             [question.text for question in self._questions],
             *("--every", f"{self._every:g}", "--lifeline", str(SILENCE)),
         )
-        talk, lack = Talk(), None
+        said = Said()
+        why: str | None = None
         beating = asyncio.create_task(self._beat())
         try:
             self._socket = await opened(self._scene, self._node, words)
-            await talk.read(self._socket, self._take)
-            lack = await talk.lack(self._scene, self._node) or "the asking ended by itself"
+            await said.read(self._socket, self._take)
+            why = await lack(said, self._scene, self._node) or "the asking ended by itself"
         except ProbeError as error:
-            lack = str(error)
+            why = str(error)
         except (aiohttp.ClientError, OSError) as error:
-            lack = f"the stream broke off: {error}"
+            why = f"the stream broke off: {error}"
         finally:
             beating.cancel()
             if self._socket is not None:
                 with contextlib.suppress(TimeoutError, aiohttp.ClientError):
                     await self._socket.close()
-            if lack is not None and not self._stopping:
-                self._answers.lack(self._node, lack)
+            if why is not None and not self._stopping:
+                self._answers.lack(self._node, why)
 
     def _take(self, data: bytes) -> None:
         for line in self._lines.feed(data):

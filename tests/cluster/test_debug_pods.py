@@ -60,6 +60,13 @@ def test_both_ways_of_naming_nodes_contradict_each_other(stage: Stage) -> None:
         refused(ending, 2, "--all-nodes watches on every node")
 
 
+def test_the_lab_has_its_own_places(stage: Stage) -> None:
+    for of_a_cluster in (("--all-nodes",), ("--node", "node1"), ("--context", "here")):
+        refused(
+            stage.start("capture", "--lab", "local-preserved", *of_a_cluster).ending(), 2, "knows no cluster"
+        )
+
+
 def test_a_dry_run_shows_the_pods(stage: Stage) -> None:
     ending = stage.start("capture", "svc/web", "--debug-node", "node1", "--dry-run", "-o", "json").ending()
     (pod,) = ending.json["items"]
