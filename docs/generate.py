@@ -27,7 +27,9 @@ from pathlib import Path
 
 from analysis.findings import CATALOGUE
 from analysis.pictures import picture
+from analysis.report import Severity, Verdict
 from probe.lab import list_scenarios, load_scenario
+from probe.render.live import Found, Seen, State, draw
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXAMPLES = REPOSITORY / "docs" / "examples"
@@ -244,10 +246,31 @@ def _first_sentence(said: str) -> str:
     return sentence.replace("|", r"\|")
 
 
+def _live_view() -> str:
+    """What stands on a terminal during a capture, of three nodes made up for it."""
+    state = State(
+        "svc/web, context prod",
+        doing="watching for 12 s more, Ctrl-C ends that",
+        elapsed=83.0,
+        places=(
+            Seen("node1", taps=4, packets=1200, connections=57),
+            Seen("node2", taps=3, packets=40, connections=2, dropped=7),
+            Seen("node3", trouble="its pod is Pending"),
+        ),
+        connections=58,
+        verdicts=((Verdict.PRESERVED, 12), (Verdict.LOST, 3), (Verdict.INCONCLUSIVE, 1)),
+        blame="node2, kube-proxy masquerade",
+        judged=3.0,
+        findings=(Found("SIP101", Severity.ERROR, "kube-proxy replaced the client's address", 3),),
+    )
+    return "\n".join(["```text", *(line.plain for line in draw(state, 100, 24)), "```"])
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "findings": _findings,
     "scenarios": _scenarios,
     "files": _files,
+    "live-view": _live_view,
 }
 
 

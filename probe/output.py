@@ -8,10 +8,42 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import BinaryIO, TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, Protocol, TextIO
 
 from probe.errors import UnavailableError, UsageError, os_error
 from probe.render.escape import escape, plain
+
+
+class Screen(Protocol):
+    """Has the terminal under stderr to itself for a while, and takes what would be written there: safe lines."""
+
+    def note(self, line: str) -> None:
+        """A line that stays."""
+        ...
+
+    def progress(self, line: str) -> None:
+        """A line that takes the place of the one before."""
+        ...
+
+    def close(self) -> None:
+        """Leave the terminal as it was, but for the lines that stay. Harmless when it is left already."""
+        ...
+
+
+#: Who has the terminal now; never more than one.
+_screens: list[Screen] = []
+
+
+@contextmanager
+def screen(taker: Screen) -> Iterator[None]:
+    """Let a screen take what is told, until the end or until a result is printed."""
+    _screens.append(taker)
+    try:
+        yield
+    finally:
+        end_progress()
 
 
 def ascii_only(stream: TextIO) -> bool:
@@ -60,13 +92,19 @@ def _write(text: str) -> None:
 
 def note(text: str) -> None:
     """One safe line on stderr."""
+    if _screens:
+        _screens[-1].note(_line(text))
+        return
     _tell(_line(text) + "\n")
 
 
 def progress(text: str) -> None:
     """What is going on, on stderr; on a terminal each line takes the place of the one before."""
+    if _screens:
+        _screens[-1].progress(text)
+        return
     line = _line(f"· {text}")
-    if not _overwrites():
+    if not overwrites():
         _tell(line + "\n")
         return
     columns = shutil.get_terminal_size().columns
@@ -75,7 +113,9 @@ def progress(text: str) -> None:
 
 
 def end_progress() -> None:
-    """Take the last line of progress off the terminal."""
+    """Take the last line of progress off the terminal, or the whole screen."""
+    while _screens:
+        _screens.pop().close()
     _tell("")
 
 
@@ -83,7 +123,8 @@ def end_progress() -> None:
 _passing: list[str] = []
 
 
-def _overwrites() -> bool:
+def overwrites() -> bool:
+    """Whether what stands on stderr can be taken away again."""
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 

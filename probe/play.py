@@ -7,6 +7,7 @@ Or requests of our own are sent there instead (`probe.ask`), of which nothing is
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -25,21 +26,26 @@ from analysis.health.own import NONE_OWN, OwnChecks
 from analysis.ingress import IngressRecord
 from analysis.journeys import KUBE_PROXY_HEALTHZ
 from analysis.report import Journey, Report, Severity, Verdict
+from daemonset.wire import Frame
 from probe.agents.lab import LabSource
 from probe.agents.tracing import trace_arguments
 from probe.ask import Question, ask_in_lab, lab_orders
+from probe.cluster.so_far import SoFar, Subject
 from probe.folder import Meta
 from probe.ingress import read_ingress
 from probe.lab import Answer, Lab, ProxyMode, Scenario
 from probe.lab.plan import Plan, make_plan, same_address
 from probe.lab.scenario import Request
+from probe.live import Board
 from probe.objects import facts_from_objects
 from probe.sending import CLAIMS
 from probe.sending.claims import endpoint
-from probe.session import Session, Words, capture
+from probe.session import Session, Witness, Words, capture
 
 #: What is still on its way when the last answer has come: the ends of connections, seconds.
 SETTLE = 0.2
+
+_TICK = 0.2  # seconds between looks at what there is to judge
 
 _Key = tuple[str, str, int]  # protocol, address and port of a client's socket
 
@@ -79,6 +85,7 @@ def play(
     sample: int = 1,
     trace: int = 0,
     beside: Beside | None = None,
+    board: Board | None = None,
     progress: Callable[[str], None],
 ) -> Played:
     """Build the scenario's cluster, watch it everywhere, send its requests, judge. Raises ProbeError.
@@ -87,7 +94,7 @@ def play(
     when all has been sent; else there is what the scenario says. `linger` is how many seconds to go on watching
     after the last answer. Ctrl-C ends the watching only. `clients`: the report is about these alone. `sample` N: of
     N TCP connections one is watched. `trace`: of how many packets on each node the kernel is to name the rules that
-    they meet. `beside`: what else is done while it is watched.
+    they meet. `beside`: what else is done while it is watched. `board` is told how it goes.
     """
     orders = lab_orders(question, make_plan(scenario, proxy_mode)) if question is not None else []
     answers: list[Answer] = []
@@ -106,9 +113,11 @@ def play(
                     asked.append(each)  # noqa: PERF402 - one by one: those before an interruption are kept
             if linger:
                 progress(f"watching for {linger:g} s more; Ctrl-C ends that")
-            time.sleep(SETTLE + linger)
+            _linger(SETTLE + linger, so_far, board)
         except KeyboardInterrupt:
             progress("ending the capture; Ctrl-C again gives up")
+        if board is not None:
+            board.over()
         own = beside.end() if beside is not None else NONE_OWN
         told = tuple(msgspec.json.decode(msgspec.json.encode(answer)) for answer in answers)
         said = ingress() if ingress is not None else _given(scenario)
@@ -127,7 +136,20 @@ def play(
         ports = {*watched_ports(facts, scenario), *(order.port for order in orders)}
         tracing = trace_arguments(trace, ports, facts)
         source = LabSource(lab, sorted(ports), sample, rules=record is not None, tracing=tracing)
-        session = capture(source, requests, facts=facts, meta=meta, record=record, progress=progress)
+        so_far: SoFar | None = None
+        watchers: list[Witness] = []
+        if board is not None:
+            subject = Subject(facts, meta.service, _given(scenario), Clients.of(clients))
+            so_far = SoFar(subject, dict, words=board.judged)
+            watchers = [so_far.take, board.take]
+
+        def witness(place: str, frame: Frame) -> None:
+            for watcher in watchers:
+                watcher(place, frame)
+
+        session = capture(
+            source, requests, facts=facts, meta=meta, record=record, progress=progress, witness=witness
+        )
         plan = lab.plan
     progress("judging")
     report = analyze(
@@ -142,6 +164,16 @@ def play(
         own=session.meta.own,
     )
     return Played(scenario, plan, session, report, tuple(answers))
+
+
+def _linger(seconds: float, so_far: SoFar | None, board: Board | None) -> None:
+    """Let time pass, and judge meanwhile where somebody looks on."""
+    ends, asleep = time.monotonic() + seconds, threading.Event()
+    while (left := ends - time.monotonic()) > 0:
+        if so_far is not None and board is not None:
+            board.doing(f"watching for {left:.0f} s more; Ctrl-C ends that")
+            so_far.word()
+        asleep.wait(min(_TICK, left))
 
 
 def _given(scenario: Scenario) -> IngressRecord:

@@ -43,6 +43,7 @@ from probe.cluster.so_far import SoFar, Subject
 from probe.cluster.timing import Clock
 from probe.errors import UnavailableError
 from probe.folder import Meta
+from probe.live import Board
 from probe.manifests import IMAGE, debug_pod, installation
 from probe.session import Session, Words, capture
 
@@ -167,8 +168,9 @@ def run(
     ingress: Callable[[], IngressRecord],
     keep: Callable[[Session], None] = lambda _: None,
     companion: Companion | None = None,
+    board: Board | None = None,
 ) -> Report:
-    """Capture and judge; `keep` is handed what is judged, `companion` is at work meanwhile.
+    """Capture and judge; `keep` is handed what is judged, `companion` is at work meanwhile, `board` told how it goes.
 
     Raises UnavailableError; KeyboardInterrupt where it was given up.
     """
@@ -176,7 +178,9 @@ def run(
     with installed(api, wish, prepared, told) as (where, roll):
         for node, why in roll.missing.items():
             told.note(f"· no agent on {node}: {why}")
-        session = _watch(Scene(api, wish, prepared, told, where, roll), asking, ingress, companion)
+            if board is not None:
+                board.missing(node, why)
+        session = _watch(Scene(api, wish, prepared, told, where, roll), asking, ingress, companion, board)
     keep(session)
     told.progress("judging")
     return analyze(
@@ -316,6 +320,7 @@ def _watch(
     asking: Asking | None,
     ingress: Callable[[], IngressRecord],
     companion: Companion | None = None,
+    board: Board | None = None,
 ) -> Session:
     """Follow the agents for as long as is wanted."""
     api, wish, prepared, told, where, roll = scene
@@ -341,13 +346,15 @@ def _watch(
     )
 
     subject = Subject(gathered.facts, gathered.service.key, gathered.ingress, Clients.of(wish.clients))
-    so_far = SoFar(subject, lambda: source.clocks)
+    so_far = SoFar(subject, lambda: source.clocks, words=board.judged if board is not None else None)
     if companion is not None:
         so_far = SoFar(subject, lambda: source.clocks, companion.so_far, companion.summary)
 
     def witness(place: str, frame: Frame) -> None:
         counts.take(place, frame)
         so_far.take(place, frame)
+        if board is not None:
+            board.take(place, frame)
 
     def action() -> Words:
         asked: list[Asked] = []
@@ -363,6 +370,8 @@ def _watch(
         except KeyboardInterrupt:
             told.progress("ending the capture; Ctrl-C again gives up")
         finally:
+            if board is not None:
+                board.over()
             if companion is not None:
                 changes, own = companion.end()
         return Words((), tuple(asked), gathered.ingress.plus(ingress()), changes, own)

@@ -146,11 +146,12 @@ def _aside(judge: Callable[[], Report]) -> Report:
 
 def summary(report: Report, before: float) -> str:
     """The verdicts of the journeys that began before a time, in seconds since the epoch; "" where there are none."""
-    grown = [journey for journey in report.journeys if max(hop.time for hop in journey.hops) <= before]
-    counts = Counter(journey.verdict for journey in grown)
+    told = grown(report, before)
+    counts = Counter(journey.verdict for journey in told)
     parts = [f"{counts[verdict]:,} {verdict}" for verdict in (Verdict.PRESERVED,) if counts[verdict]]
     if counts[Verdict.LOST]:
-        parts.append(f"{counts[Verdict.LOST]:,} lost{_blame(grown)}")
+        blame = blamed(told)
+        parts.append(f"{counts[Verdict.LOST]:,} lost{f' ({blame})' if blame else ''}")
     if counts[Verdict.BLACKHOLED]:
         parts.append(f"{counts[Verdict.BLACKHOLED]:,} blackholed")
     if counts[Verdict.INCONCLUSIVE]:
@@ -158,8 +159,15 @@ def summary(report: Report, before: float) -> str:
     return f"so far: {', '.join(parts)}" if parts else ""
 
 
-def _blame(journeys: Iterable[Journey]) -> str:
-    """Where and by what addresses were lost, the commonest first: " (node2, kube-proxy masquerade)"."""
+def grown(report: Report, before: float) -> list[Journey]:
+    """The journeys of which nothing was seen after a time, in seconds since the epoch: nothing more is on its way."""
+    return [
+        journey for journey in report.journeys if max((hop.time for hop in journey.hops), default=0) <= before
+    ]
+
+
+def blamed(journeys: Iterable[Journey]) -> str:
+    """Where and by what addresses were lost, the commonest first: "node2, kube-proxy masquerade"; "" where none was."""
     places = Counter(
         ", ".join(escape(text) for text in (snat.node, snat.mechanism.partition(" (")[0]) if text)
         for journey in journeys
@@ -168,4 +176,4 @@ def _blame(journeys: Iterable[Journey]) -> str:
     )
     named = [text for text, _ in places.most_common(_BLAMED)]
     more = "; …" if len(places) > _BLAMED else ""
-    return f" ({'; '.join(named)}{more})" if named else ""
+    return f"{'; '.join(named)}{more}" if named else ""

@@ -252,6 +252,7 @@ def capture(
     if chosen != _Chosen() or context is not None or kubeconfig is not None or dry_run or all_nodes:
         raise UsageError("--lab plays a scenario and knows no cluster; leave out what is said of one")
     from probe.lab import load_scenario
+    from probe.live_screen import live_view
     from probe.play import play
     from probe.render.packets import Seen
 
@@ -259,18 +260,20 @@ def capture(
     prepared = files.prepare()
     if question is not None and question.target.scheme == "https":
         progress("the server's certificate is not verified: only the way to it is asked about")
-    played = play(
-        scenario,
-        proxy_mode.value,
-        question=question,
-        ingress=ingress,
-        record=record,
-        linger=seconds or 0.0,
-        clients=clients,
-        sample=part,
-        trace=trace,
-        progress=progress,
-    )
+    with live_view(f"{scenario.name}, {proxy_mode} mode") as board:
+        played = play(
+            scenario,
+            proxy_mode.value,
+            question=question,
+            ingress=ingress,
+            record=record,
+            linger=seconds or 0.0,
+            clients=clients,
+            sample=part,
+            trace=trace,
+            board=board,
+            progress=progress,
+        )
     if record is not None:
         _tables(record, played.session)
     end_with(played.report, form, prepared, Seen(played.session.recording, played.session.facts))
@@ -321,6 +324,7 @@ def _on_cluster(
     selection = parse(chosen.target, chosen.namespace or "default", label=chosen.selector)
     with connected(kubeconfig, context) as api:
         from probe.cluster.capturing import Told, Wish, prepare, run
+        from probe.live_screen import live_view
         from probe.render.packets import Seen
 
         if chosen.namespace is None:
@@ -339,9 +343,17 @@ def _on_cluster(
             return
         ready = files.prepare()
         sessions: list[Session] = []
-        report = run(
-            api, wish, prepared, told, asking=_asking(question), ingress=ingress, keep=sessions.append
-        )
+        with live_view(f"{selection}, context {api.context}") as board:
+            report = run(
+                api,
+                wish,
+                prepared,
+                told,
+                asking=_asking(question),
+                ingress=ingress,
+                keep=sessions.append,
+                board=board,
+            )
     if watched.record is not None:
         _tables(watched.record, sessions[0])
     end_with(report, output, ready, Seen(sessions[0].recording, sessions[0].facts))

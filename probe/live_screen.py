@@ -1,0 +1,85 @@
+"""The live view on the terminal under stderr: redrawn a few times a second, and gone at the end.
+
+It stands below what was on the terminal and never takes over the whole of it, so that a process that is killed leaves
+nothing worse than its last picture; for the same reason the cursor stays visible.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from probe import output
+from probe.live import Board
+from probe.render.live import LEAST_COLUMNS, LEAST_ROWS, draw
+
+_A_SECOND = 4  # pictures
+
+
+class _Terminal(Console):
+    """The terminal, whose cursor is left alone."""
+
+    def show_cursor(self, show: bool = True) -> bool:  # noqa: ARG002 - the signature is rich's
+        """Do nothing."""
+        return False
+
+
+class LiveScreen:
+    """Shows a board, with notes above it."""
+
+    def __init__(self, board: Board, console: Console) -> None:
+        self._board = board
+        self._console = console
+        self._ascii = output.ascii_only(sys.stderr)
+        self._closed = threading.Event()
+        self._live = Live(
+            get_renderable=self._picture,
+            console=console,
+            refresh_per_second=_A_SECOND,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            vertical_overflow="crop",
+        )
+        self._live.start()
+
+    def note(self, line: str) -> None:
+        """A line that stays, above the view."""
+        self._console.print(Text(line), soft_wrap=True)
+
+    def progress(self, line: str) -> None:
+        """What is going on, in the view."""
+        self._board.doing(line)
+
+    def close(self) -> None:
+        """Take the view away."""
+        if not self._closed.is_set():
+            self._closed.set()
+            self._live.stop()
+
+    def _picture(self) -> Group:
+        if self._closed.is_set():
+            return Group()
+        size = self._console.size
+        return Group(*draw(self._board.state(), size.width - 1, size.height - 1, ascii_only=self._ascii))
+
+
+@contextmanager
+def live_view(title: str) -> Iterator[Board | None]:
+    """A board that is shown meanwhile, where stderr is a terminal with room for it; else None, and nothing changes."""
+    if not output.overwrites():
+        yield None
+        return
+    console = _Terminal(file=sys.stderr, highlight=False, markup=False, emoji=False)
+    if console.size.width < LEAST_COLUMNS or console.size.height < LEAST_ROWS or not console.is_terminal:
+        yield None
+        return
+    board = Board(title)
+    with output.screen(LiveScreen(board, console)):
+        yield board
