@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test field lint types format bench lock clean set-up
+.PHONY: help demo test field lint types format bench site lock clean set-up
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ format: set-up  ## bring the code into the project's format
 
 bench: set-up  ## measure, each time beside a peer in the same run
 	$(BIN)/python -m bench
+
+site: set-up  ## docs/ as a site that needs no network, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "open build/site/index.html; for its search: $(PYTHON) -m http.server -d build/site"
 
 lock:  ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \

@@ -23,6 +23,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from analysis.findings import CATALOGUE
@@ -178,24 +179,34 @@ def _findings() -> str:
               "5": "Whom servers believe", "6": "Health checks", "7": "What the objects say before any packet",
               "9": "What the capture could not see"}  # fmt: skip
     parts: list[str] = []
-    shown = _pictures()
-    for code, finding in sorted(CATALOGUE.items()):
+    for code in sorted(CATALOGUE):
         if heading := groups.pop(code[3], ""):
             parts.append(f"## {heading}")
-        parts += [
-            f'<a id="{code.lower()}"></a>',
-            f"### {code} · {finding.title}",
-            f"Severity: {finding.severity}",
-            finding.explanation,
-        ]
-        if drawn := picture(code):
-            parts.append(f"```text\n{drawn}\n```")
-        parts += [f"**Seen** by {finding.seen}.", f"**Fix.** {finding.fix}"]
-        if code in shown:
-            parts.append(shown[code])
+        parts += [f'<a id="{code.lower()}"></a>', f"### {code} · {CATALOGUE[code].title}", *_finding(code)]
     return "\n\n".join(parts)
 
 
+def finding_page(code: str) -> str:
+    """The page of one finding, for the site."""
+    return "\n\n".join(
+        [f"# {code} · {CATALOGUE[code].title}", *_finding(code), f"`probe explain {code}` shows the same."]
+    )
+
+
+def _finding(code: str) -> Iterator[str]:
+    """What is said of one finding, in paragraphs."""
+    finding = CATALOGUE[code]
+    yield f"Severity: {finding.severity}"
+    yield finding.explanation
+    if drawn := picture(code):
+        yield f"```text\n{drawn}\n```"
+    yield f"**Seen** by {finding.seen}."
+    yield f"**Fix.** {finding.fix}"
+    if code in _pictures():
+        yield _pictures()[code]
+
+
+@cache
 def _pictures() -> dict[str, str]:
     """For each code a scenario that shows it, with the path that its request takes there; the shortest file's first.
 

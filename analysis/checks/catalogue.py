@@ -176,7 +176,8 @@ DEFINITIONS = (
         "SIP742", Severity.WARNING, "The ingress believes whoever connects",
         "The list of those who may name the client admits everybody. Whoever reaches the ingress without passing the "
         "balancer, by a node port or from a pod, can choose the address that the application sees.",
-        "List the balancer's addresses only.",
+        "List the balancer's addresses only. Where the product has no list of whose PROXY headers it takes, let only "
+        "the balancer reach its port: by a firewall of the nodes, or a NetworkPolicy.",
     ),
     Definition(
         "SIP743", Severity.ERROR, "The ingress's settings hold what it would refuse",

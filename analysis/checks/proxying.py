@@ -29,7 +29,7 @@ def proxy_protocol(case: Case) -> list[Result]:
         return [_unknown_ingress(case, sends, subject)]
     expects = {listener.proxy_protocol for listener in case.ingress.listeners}
     if not expects or None in expects or len(expects) > 1:
-        why = "; ".join(note for each in case.ingress.listeners for note in each.notes[:1])
+        why = "; ".join(dict.fromkeys(note for each in case.ingress.listeners for note in each.notes[:1]))
         return [
             not_checked(
                 "proxy-protocol",

@@ -13,8 +13,9 @@ from analysis.expectation import Source, source_expected
 from analysis.facts import Policy
 from analysis.ingress import Kind, Listener
 from analysis.trust.inspection import lists
-from analysis.trust.model import Claim, IngressNginx, NginxRealIp, TrustError
-from analysis.trust.overtrust import overtrust
+from analysis.trust.model import Arrival, Claim, IngressNginx, NginxRealIp, TrustError
+from analysis.trust.overtrust import FORGED, overtrust
+from analysis.trust.products import resolved
 from analysis.trust.ranges import Ranges
 
 Networks = tuple[str, ...]
@@ -108,6 +109,9 @@ def _narrow(case: Case, listener: Listener) -> Result:
         return not_checked(
             "real-ip", "nothing says from which addresses the balancer speaks; --balancer says it", subject
         )
+    if listener.proxy_protocol and all(_takes_header(listener, each) for each in known):
+        whose = f"of {words} ({listed(known)})" if held else "of whoever connects, and so the balancer's"
+        return fine("real-ip", f"{case.product} takes the PROXY header {whose}", subject)
     missing = [each for each in known if not _holds(held, each)]
     if not missing:
         return fine("real-ip", f"the list holds {words} ({listed(known)})", subject)
@@ -119,6 +123,17 @@ def _narrow(case: Case, listener: Listener) -> Result:
         commands=_correct(case, listener, missing),
         helm=_helm(listener, missing),
     )
+
+
+def _takes_header(listener: Listener, network: str) -> bool:
+    """Whether a PROXY header from there decides the client, by the product's own rules."""
+    assert listener.trust is not None
+    try:
+        first = ip_network(network, strict=False)
+    except ValueError:
+        return False
+    named = FORGED[first.version]
+    return resolved(listener.trust, Arrival(str(first[0]), named)).client == named
 
 
 def _holds(held: tuple[Ranges, ...], wanted: str) -> bool:

@@ -32,13 +32,14 @@ def envoy_gateway_settings(reading: Reading, proxy: Proxy) -> Ingress | None:
         no_gateway(reading, proxy)
         return None
     policies = reading.all(TRAFFIC_POLICIES)
-    if not reading.knows(TRAFFIC_POLICIES, reading.home):
-        return None
+    whole = reading.knows(TRAFFIC_POLICIES, reading.home)
     listeners: list[Listener] = []
     sources: dict[str, None] = {}
     for gateway in proxy.gateways:
         for listener in objects(gateway, "spec.listeners"):
             policy = _policy_for(policies, gateway, text(listener, "name"))
+            if policy is None and not whole:
+                return None  # there may be one elsewhere
             spec = field(policy, "spec", dict, {}) if policy is not None else {}
             if policy is not None:
                 sources[f"ClientTrafficPolicy {key_of(policy)}"] = None
