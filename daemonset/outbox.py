@@ -19,7 +19,10 @@ _PIECE = 1 << 20
 
 
 class Outbox:
-    """Bytes in order. `wake` is called after something was put in, by the thread that did."""
+    """Bytes in order. `wake` is called by a thread that put something in where nothing waited before.
+
+    Where something did, the writer is writing, or waits for the descriptor.
+    """
 
     def __init__(self, wake: Callable[[], None], room: int = ROOM) -> None:
         self._wake = wake
@@ -37,9 +40,11 @@ class Outbox:
     def put(self, data: bytes) -> None:
         """Add bytes at the end."""
         with self._changed:
+            first = not self._waiting
             self._waiting.append(memoryview(data))
             self._size += len(data)
-        self._wake()
+        if first:
+            self._wake()
 
     def has_room(self) -> bool:
         """Whether less waits than there is room for."""

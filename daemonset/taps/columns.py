@@ -28,6 +28,7 @@ _MAPPED = np.uint64(0xFFFF_0000_0000)
 _SECOND = np.uint64(1_000_000_000)
 _MOST_LAYOUTS = 8  # different option layouts in one block; more of them are left to `Batch`
 _WORDS = 5  # of eight bytes: the most that TCP options can be
+_FULL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 _PART = 192  # bytes of a frame that matter here: its own header, IPv6, TCP with all options; a multiple of 8
 
@@ -102,9 +103,9 @@ Index = NDArray[np.intp]
 
 
 class Decoded(NamedTuple):
-    """Rows, packed, and which frames of the block they do not cover."""
+    """Bytes of rows of `PACKET`, and which frames of the block they do not cover."""
 
-    rows: bytes
+    rows: list[Bytes]
     others: Index
 
 
@@ -116,7 +117,7 @@ def interfaces(block: Bytes) -> NDArray[np.uint32]:
 def decode(block: Bytes, taps: NDArray[np.int64]) -> Decoded:
     """Decode what is plain in a block of frames. `taps` are their taps, negative where they are not wanted."""
     parts = np.ascontiguousarray(block[:, :_PART])
-    rows: list[bytes] = []
+    rows: list[Bytes] = []
     wanted = taps >= 0
     for family in (_IPV4, _IPV6):
         frames = parts.view(family.dtype)[:, 0]
@@ -132,7 +133,7 @@ def decode(block: Bytes, taps: NDArray[np.int64]) -> Decoded:
         wanted[chosen[left]] = True
         if not wanted.any():
             break
-    return Decoded(b"".join(rows), np.flatnonzero(wanted))
+    return Decoded(rows, np.flatnonzero(wanted))
 
 
 def _is_plain(frames: NDArray[Any], family: _Family) -> Flags:
@@ -151,7 +152,7 @@ def _is_plain(frames: NDArray[Any], family: _Family) -> Flags:
     return plain
 
 
-def _rows(frames: NDArray[Any], taps: NDArray[np.int64], family: _Family) -> tuple[bytes, Index]:
+def _rows(frames: NDArray[Any], taps: NDArray[np.int64], family: _Family) -> tuple[Bytes, Index]:
     """Rows of plain frames; and which of the frames, by position, were left out for their options."""
     rows = np.zeros(len(frames), _ROW)
     rows["time"] = frames["seconds"] * _SECOND + frames["nanoseconds"]
@@ -170,7 +171,7 @@ def _rows(frames: NDArray[Any], taps: NDArray[np.int64], family: _Family) -> tup
     if tagged.any():
         rows["vlan"] = np.where(tagged, (frames["tci"] & 0xEFFF) | VLAN_PRESENT, 0)
     left = _read_options(frames, rows, family)
-    return (np.delete(rows, left) if len(left) else rows).tobytes(), left
+    return (np.delete(rows, left) if len(left) else rows).view(np.uint8), left
 
 
 _DIRECTION = np.full(256, Direction.IN, np.uint8)
@@ -192,11 +193,11 @@ def _read_options(frames: NDArray[Any], rows: NDArray[Any], family: _Family) -> 
         first = options[0].tobytes()[: size * 4 - 20]
         stamps = _stamps(first)
         masked = first if stamps is None else first[:stamps] + bytes(8) + first[stamps + 8 :]
-        same = _alike(options, _mask(len(first), stamps), masked) & (sizes[which] == size)
-        if same.all():
-            same_left, left = which, left[:0]
+        others = _differ(options, _mask(len(first), stamps), masked) | (sizes[which] != size)
+        if others.any():
+            same_left, left = left[~others], left[others]
         else:
-            same_left, left = left[same], left[~same]
+            same_left, left = which, left[:0]
         rows["options"][same_left] = crc32(masked) or 1
         if stamps is not None:
             places = _with_stamps(family.options + stamps)
@@ -210,16 +211,14 @@ def _with_stamps(offset: int) -> np.dtype[Any]:
     return np.dtype({"names": ["stamps"], "formats": ["2>u4"], "offsets": [offset], "itemsize": _PART})
 
 
-def _alike(options: NDArray[np.uint64], mask: bytes, masked: bytes) -> Flags:
-    """Which options are `masked` where `mask` has bits."""
-    differs = np.zeros(len(options), np.uint64)
-    pairs = zip(
-        np.frombuffer(mask, "<u8"), np.frombuffer(masked.ljust(_WORDS * 8, b"\0"), "<u8"), strict=True
-    )
-    for word, (bits, value) in enumerate(pairs):
-        if bits:
-            differs |= (options[:, word] & bits) ^ value
-    return np.equal(differs, 0)
+def _differ(options: NDArray[np.uint64], mask: bytes, masked: bytes) -> Flags:
+    """Which options are not `masked` where `mask` has bits."""
+    differs = np.zeros(len(options), bool)
+    masks, values = np.frombuffer(mask, "<u8"), np.frombuffer(masked.ljust(len(mask), b"\0"), "<u8")
+    for word in np.flatnonzero(masks):
+        column = options[:, word]
+        differs |= (column if masks[word] == _FULL else column & masks[word]) != values[word]
+    return differs
 
 
 def _mask(size: int, stamps: int | None) -> bytes:

@@ -32,6 +32,7 @@ from daemonset.taps.ring import (
 #: Receive buffer in bytes: some ten thousand packets.
 QUEUE = 4 << 20
 
+_EACH = 768  # what a short packet takes of it (sk_buff and data, truesize)
 _AUXDATA = 8
 _SO_TIMESTAMPNS = 35  # SO_TIMESTAMPNS_OLD, asm-generic/socket.h: struct timespec of two longs
 
@@ -141,6 +142,7 @@ class PlainSocket:
         self._socket = open_filtered(program)
         try:
             self.queue = enlarge(self._socket, queue)
+            self.capacity = self.queue // _EACH
             self._socket.setsockopt(SOL_PACKET, _AUXDATA, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
             bind_everywhere(self._socket)

@@ -46,6 +46,7 @@ USER, COPY, VLAN_VALID = 0x01, 0x02, 0x10  # TP_STATUS_
 FRAME_HEADER = 80
 FRAME = 256
 _BLOCK = 1 << 16
+_LOOK = 512  # frames whose status is read at a time
 
 #: Frames in a ring: how many packets may arrive while nobody reads. 16 MiB.
 FRAMES = 65536
@@ -80,7 +81,9 @@ class Statistics(NamedTuple):
 
 
 class PacketSource(Protocol):
-    """Where packets come from."""
+    """Where packets come from. `capacity`: how many may wait, about."""
+
+    capacity: int
 
     def fileno(self) -> int:
         """For poll: readable when packets wait."""
@@ -100,7 +103,7 @@ class Ring:
 
     def __init__(self, program: bpf.Program, *, frames: int = FRAMES, snaplen: int = 2048) -> None:
         self._snaplen = snaplen
-        self._frames = frames
+        self._frames = self.capacity = frames
         self._head = 0
         self._queued: list[bytes] = []
         self._cut = 0
@@ -128,19 +131,27 @@ class Ring:
     def runs(self, most: int) -> Iterator[tuple[int, int]]:
         """Frames that wait, about `most`: the first and how many follow it in memory; two runs at the ring's end.
 
-        Each run is given back to the kernel when the next is asked for. To be taken to its end.
+        What arrives meanwhile is left for the next time: a few packets cost as much as hundreds. Each run is given
+        back to the kernel when the next is asked for. To be taken to its end.
         """
-        taken = 0
-        while taken < most:
-            start = self._head
-            window = self._statuses[start : start + most] & USER
-            count = len(window) if window.all() else int(window.argmin())
-            if not count:
+        while most > 0:
+            start, room = self._head, min(most, self._frames - self._head)
+            count = self._filled(start, room)
+            if count:
+                yield start, count
+                self._statuses[start : start + count] = 0
+                self._head = (start + count) % self._frames
+            if count < room:
                 return
-            yield start, count
-            self._statuses[start : start + count] = 0
-            self._head = (start + count) % self._frames
-            taken += count
+            most -= count
+
+    def _filled(self, start: int, most: int) -> int:
+        """How many frames from `start` on hold a packet. A look at a frame costs as much as copying a part of it."""
+        for first in range(start, start + most, _LOOK):
+            window = self._statuses[first : min(first + _LOOK, start + most)] & USER
+            if not window.all():
+                return first - start + int(window.argmin())
+        return most
 
     def block(self, start: int, count: int) -> NDArray[np.uint8]:
         """Frames as rows of bytes; a view of them, until their run is over."""

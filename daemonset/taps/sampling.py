@@ -57,7 +57,9 @@ class Sampler:
         self._opened = np.zeros(PLACES, np.uint64)  # ns
         self._ended = np.zeros(PLACES, np.uint64)  # ns; 0: not yet
 
-    def packets(self, rows: bytes, heads: tuple[Head, ...]) -> tuple[bytes, tuple[Head, ...]]:
+    def packets(
+        self, rows: bytes | memoryview, heads: tuple[Head, ...]
+    ) -> tuple[bytes | memoryview, tuple[Head, ...]]:
         """Of rows of `PACKET` with their heads those of chosen connections."""
         table = np.frombuffer(rows, PACKET.dtype())
         if not len(table):

@@ -7,8 +7,8 @@ socket that it is given, the hub, stands for all sockets of the node, and what a
 a whole haul of rows.
 
 A packet that arrives wakes the thread at once; all that wait are drained and handed on, and then it sleeps
-before it looks again. Under load it wakes ten times a second, twenty times when that brings much, and not once
-for each packet.
+before it looks again. Under load it wakes ten times a second, more often where that fills a good part of a socket's
+queue, and not once for each packet: every waking costs half a millisecond, which is what low rates are made of.
 
 This file knows nothing of where hauls go. Sockets come and go by `Hub.add` and `Hub.remove`, from any thread.
 """
@@ -33,9 +33,10 @@ from daemonset.taps import columns
 from daemonset.taps.ring import Packet, PacketSource, Ring
 from daemonset.taps.scapy_sniffer import AsyncSniffer, DefaultSession, SuperSocket
 
-PACE, FAST_PACE = 0.1, 0.05  # seconds from one drain to the next
-ROWS = 8192  # in one haul, about; so many in one drain call for the faster pace
-_LAST_ROWS = 16 * ROWS  # a full ring, and what comes while that is decoded
+PACE, FAST_PACE = 0.1, 0.01  # seconds from one drain to the next, at most and at least
+ROWS = 4096  # in one haul, about: half a megabyte, which the processor's cache holds
+_FULL_ENOUGH = 0.3  # of a socket's queue; a drain that brings more calls for the next one sooner
+_LAST_ROWS = 32 * ROWS  # a full ring, and what comes while that is decoded
 
 _OUTGOING = 4  # PACKET_OUTGOING, linux/if_packet.h
 _AT_ONCE = 4096
@@ -52,7 +53,7 @@ FindTap = Callable[[str, int], int | None]
 class Haul:
     """Rows of `observation.PACKET` with their heads, and what each socket's kernel counters said meanwhile."""
 
-    rows: bytes = b""
+    rows: bytes | memoryview = b""
     heads: tuple[Head, ...] = ()
     losses: tuple[Loss, ...] = ()
     failed: tuple[tuple[str, OSError], ...] = ()  # namespaces whose socket broke
@@ -108,7 +109,7 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
         self._find_tap = find_tap
         self._broken = broken
         self._batch = Batch()
-        self._blocks: list[bytes] = []  # rows that came as columns; they refer to no heads
+        self._blocks: list[columns.Bytes] = []  # rows that came as columns; they refer to no heads
         self._count = 0  # rows in both
         self._listeners: dict[int, _Listener] = {}
         self._lock = threading.Lock()
@@ -118,7 +119,8 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
         self._poll = select.poll()
         for descriptor in (self._ready.fileno(), self._alarm):
             self._poll.register(descriptor, select.POLLIN)
-        self._next = 0.0
+        self._next = self._began = 0.0
+        self._fill = 0.0  # the fullest queue that the last drain met, of 1
         self._failed: list[tuple[str, OSError]] = []
         self.closed = False
         self.error: Exception | None = None
@@ -171,14 +173,13 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
 
     def recv(self, x: int = _AT_ONCE, **_: Any) -> Iterator[Haul]:
         """Drain every socket that has packets."""
-        self._next = time.monotonic() + PACE
-        more = True
+        before, self._began = self._began, time.monotonic()
+        self._fill, more = 0.0, True
         while more:
             try:
                 with self._lock:
                     more = self._drain(x)
-                    if self._count >= ROWS:
-                        self._next = min(self._next, time.monotonic() + FAST_PACE)
+                    self._next = self._began + _pace(self._began - before, self._fill)
                     haul = self._haul() if not more or self._count >= ROWS else None
             except Exception as error:
                 self.error = error  # scapy says so on stderr and closes us; our owner has to know
@@ -196,14 +197,17 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
 
     def _drain(self, most: int) -> bool:
         """Take at most `most` packets from each socket; True when one of them may have more."""
-        more = False
+        more, fill = False, 0.0
         for descriptor, _ in self._ready.poll(0):
             listener = self._listeners[descriptor]
             try:
-                more |= self._decode(listener, most) >= most
+                taken = self._decode(listener, most)
+                more |= taken >= most
+                fill = max(fill, taken / listener.source.capacity)
             except OSError as error:
                 self._failed.append((listener.namespace, error))
                 self._drop(descriptor)
+        self._fill += fill
         return more
 
     def _decode(self, listener: _Listener, most: int) -> int:
@@ -234,8 +238,8 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
         block = ring.block(start, count)
         taps = listener.taps_of(columns.interfaces(block), self._find_tap)
         decoded = columns.decode(block, taps)
-        self._blocks.append(decoded.rows)
-        self._count += len(decoded.rows) // PACKET.size
+        self._blocks += decoded.rows
+        self._count += sum(map(len, decoded.rows)) // PACKET.size
         for number in decoded.others.tolist():
             if (packet := ring.packet(start + number)) is not None:
                 self._add(packet, int(taps[number]))
@@ -252,9 +256,13 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
         )
 
     def _haul(self) -> Haul:
-        rows, heads = self._batch.take()
+        single, heads = self._batch.take()
         losses, failed = tuple(self._losses()), tuple(self._failed)
-        rows = b"".join([*self._blocks, rows])
+        rows: bytes | memoryview
+        if len(self._blocks) == 1 and not single:
+            rows = self._blocks[0].data
+        else:
+            rows = b"".join([*(block.data for block in self._blocks), single])
         self._failed.clear()
         self._blocks.clear()
         self._count = 0
@@ -274,6 +282,13 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
     def _drop(self, descriptor: int) -> None:
         self._ready.unregister(descriptor)
         self._listeners.pop(descriptor).source.close()
+
+
+def _pace(interval: float, fill: float) -> float:
+    """Seconds to the next drain, so that it meets queues which are not too full; `fill` came in `interval` seconds."""
+    if fill <= _FULL_ENOUGH:
+        return PACE
+    return max(FAST_PACE, min(PACE, interval * _FULL_ENOUGH / fill))
 
 
 class Decoding(DefaultSession):  # type: ignore[misc]  # scapy has no types

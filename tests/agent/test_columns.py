@@ -62,7 +62,7 @@ def compare(frames: list[Framed], taps: list[int]) -> int:
             if frames[number].ethertype == family:
                 assert frames[number].add_to(batch, taps[number])
     expected, _ = batch.take()
-    assert _readable(decoded.rows) == _readable(expected)
+    assert _readable(b"".join(decoded.rows)) == _readable(expected)
     return len(taken)
 
 

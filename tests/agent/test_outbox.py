@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -59,9 +60,13 @@ def test_at_the_end_nobody_waits() -> None:
     assert not waiting.is_alive()
 
 
-def test_every_put_wakes_the_writer() -> None:
+def test_a_put_wakes_a_writer_that_has_nothing_to_do() -> None:
     woken: list[bool] = []
     outbox = Outbox(lambda: woken.append(True))
     outbox.put(b"a")
     outbox.put(b"b")
+    assert len(woken) == 1  # it has not come yet, and will write both
+    with Path(os.devnull).open("wb") as nothing:
+        outbox.write_to(nothing.fileno())
+    outbox.put(b"c")
     assert len(woken) == 2
