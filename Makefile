@@ -20,6 +20,7 @@ demo: set-up  ## lose a client's address and keep it, with real packets, in a mi
 	@$(BIN)/probe demo
 
 test: set-up lint types  ## lint, strict types, and the whole suite
+	@.ci/system-tools test
 	$(BIN)/pytest -n auto
 
 field: set-up  ## only the captures that tcpdump makes in the lab, in every direction

@@ -28,9 +28,10 @@ from pathlib import Path
 
 from analysis.findings import CATALOGUE
 from analysis.pictures import picture
-from analysis.report import Severity, Verdict
+from analysis.report import Capture, Report, Severity, Summary, Verdict
 from probe.lab import list_scenarios, load_scenario
 from probe.render.live import Found, Seen, State, draw
+from probe.render.metrics import PREFIX, to_metrics
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXAMPLES = REPOSITORY / "docs" / "examples"
@@ -277,11 +278,23 @@ def _live_view() -> str:
     return "\n".join(["```text", *(line.plain for line in draw(state, 100, 24)), "```"])
 
 
+def _metrics() -> str:
+    """The families of --metrics with what each means, as their HELP says it."""
+    nothing = Report(Capture(True, (), 0, 0, ()), Summary(), (), ())
+    lines = ["| metric | what it says |", "|---|---|"]
+    for line in to_metrics(nothing, 0.0).splitlines():
+        if line.startswith("# HELP "):
+            name, _, said = line.removeprefix("# HELP ").partition(" ")
+            lines.append(f"| `{name.removeprefix(PREFIX)}` | {said} |")
+    return "\n".join(lines)
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "findings": _findings,
     "scenarios": _scenarios,
     "files": _files,
     "live-view": _live_view,
+    "metrics": _metrics,
 }
 
 

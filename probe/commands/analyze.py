@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from probe.commands.files import Files, HtmlOption, JunitOption, MarkdownOption, OpenOption, WriteOption
+from probe.commands.files import (
+    DotOption,
+    Files,
+    HtmlOption,
+    JunitOption,
+    MarkdownOption,
+    MermaidOption,
+    MetricsOption,
+    OpenOption,
+    SarifOption,
+    WriteOption,
+)
 from probe.commands.options import (
     AppServerOption,
     BalancerOption,
@@ -67,6 +78,10 @@ def analyze(
     markdown: MarkdownOption = None,
     junit: JunitOption = None,
     html: HtmlOption = None,
+    mermaid: MermaidOption = None,
+    dot: DotOption = None,
+    sarif: SarifOption = None,
+    metrics: MetricsOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Judge a recorded session, or pcap files of anyone's making.
@@ -88,7 +103,9 @@ def analyze(
     from probe.render.packets import Seen
 
     captures = [parse_tap(text) for text in tap or []]
-    files = Files(write, show, markdown, junit, html).prepare([capture.path for capture in captures])
+    files = Files(write, show, markdown, junit, html, mermaid, dot, sarif, metrics).prepare(
+        [capture.path for capture in captures]
+    )
     ingress = read_ingress(ingress_config or [], ingress_log or [], note, app_server)
     clients = clients_option(from_ip)
     given = inputs.recorded(sessions or [], tap or [], objects, conntrack or [])

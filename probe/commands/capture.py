@@ -20,7 +20,18 @@ from probe.commands.cluster import (
     duration_option,
     print_objects,
 )
-from probe.commands.files import Files, HtmlOption, JunitOption, MarkdownOption, OpenOption, WriteOption
+from probe.commands.files import (
+    DotOption,
+    Files,
+    HtmlOption,
+    JunitOption,
+    MarkdownOption,
+    MermaidOption,
+    MetricsOption,
+    OpenOption,
+    SarifOption,
+    WriteOption,
+)
 from probe.commands.lab import complete_scenario
 from probe.commands.options import (
     AppServerOption,
@@ -208,6 +219,10 @@ def capture(
     markdown: MarkdownOption = None,
     junit: JunitOption = None,
     html: HtmlOption = None,
+    mermaid: MermaidOption = None,
+    dot: DotOption = None,
+    sarif: SarifOption = None,
+    metrics: MetricsOption = None,
     output: FormatOrFolderOption = None,
 ) -> None:
     """Watch connections at every point on every node at once, and judge them.
@@ -244,7 +259,7 @@ def capture(
     )
     chosen = chosen._replace(privileged=privileged, installed=installed)
     clients, part, trace = clients_option(from_ip), _sample(sample), _trace(trace_rules, trace_limit)
-    files = Files(write, show, markdown, junit, html)
+    files = Files(write, show, markdown, junit, html, mermaid, dot, sarif, metrics)
     if lab is None:
         watched = _Watched(seconds, record, clients, part, trace)
         _on_cluster(chosen, context, kubeconfig, watched, question, ingress, form, files, dry_run=dry_run)

@@ -9,12 +9,16 @@ from typing import Annotated
 import typer
 
 from probe.commands.files import (
+    DotOption,
     Files,
     HtmlOption,
     JunitOption,
     MarkdownOption,
+    MermaidOption,
+    MetricsOption,
     OpenOption,
     Prepared,
+    SarifOption,
     WriteOption,
 )
 from probe.commands.lab import complete_scenario
@@ -51,6 +55,10 @@ def demo(
     markdown: MarkdownOption = None,
     junit: JunitOption = None,
     html: HtmlOption = None,
+    mermaid: MermaidOption = None,
+    dot: DotOption = None,
+    sarif: SarifOption = None,
+    metrics: MetricsOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Lose a client's address and keep it, with real packets through the real kernel's NAT.
@@ -59,7 +67,7 @@ def demo(
     came out as told. With --scenario, or with -o json, jsonl or yaml, one scenario is played and the exit
     code is that of its report.
     """
-    files = Files(write, show, markdown, junit, html)
+    files = Files(write, show, markdown, junit, html, mermaid, dot, sarif, metrics)
     if scenario is not None or not output.for_people:
         _single(scenario or TOUR[0], proxy_mode, keep, output, files.prepare())
     if files.any:

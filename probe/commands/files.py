@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,85 @@ JunitOption = Annotated[
     ),
 ]
 
+MermaidOption = Annotated[
+    Path | None,
+    typer.Option("--mermaid", metavar="FILE", help="Write the paths as a Mermaid flowchart, for Markdown."),
+]
+
+DotOption = Annotated[
+    Path | None, typer.Option("--dot", metavar="FILE", help="Write the paths in Graphviz's language.")
+]
+
+SarifOption = Annotated[
+    Path | None,
+    typer.Option("--sarif", metavar="FILE", help="Write the findings as SARIF, for code scanning."),
+]
+
+MetricsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--metrics",
+        metavar="FILE",
+        help="Write counts of verdicts and findings in Prometheus's text format, for a textfile collector.",
+    ),
+]
+
 OpenOption = Annotated[bool, typer.Option("--open", help="Show the packets in Wireshark.")]
+
+
+def _markdown(report: Report) -> str:
+    from probe.render.markdown import to_markdown
+
+    return to_markdown(report)
+
+
+def _junit(report: Report) -> str:
+    from probe.render.junit import to_junit
+
+    return to_junit(report)
+
+
+def _html(report: Report) -> str:
+    from probe.render.page import to_html
+
+    return to_html(report)
+
+
+def _mermaid(report: Report) -> str:
+    from probe.render.mermaid import to_mermaid
+
+    return to_mermaid(report)
+
+
+def _dot(report: Report) -> str:
+    from probe.render.dot import to_dot
+
+    return to_dot(report)
+
+
+def _sarif(report: Report) -> str:
+    from probe.render.machine import to_json
+    from probe.render.sarif import to_sarif
+
+    return to_json(to_sarif(report)) + "\n"
+
+
+def _metrics(report: Report) -> str:
+    from probe.render.metrics import to_metrics
+
+    return to_metrics(report, time.time())
+
+
+#: How each file of text is made, by the name of its field of `Files`.
+_TEXTS: dict[str, Callable[[Report], str]] = {
+    "markdown": _markdown,
+    "junit": _junit,
+    "html": _html,
+    "mermaid": _mermaid,
+    "dot": _dot,
+    "sarif": _sarif,
+    "metrics": _metrics,
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +145,10 @@ class Files:
     markdown: Path | None = None
     junit: Path | None = None
     html: Path | None = None
+    mermaid: Path | None = None
+    dot: Path | None = None
+    sarif: Path | None = None
+    metrics: Path | None = None
 
     @property
     def any(self) -> bool:
@@ -86,7 +169,8 @@ class Files:
 
     def _paths(self) -> list[Path]:
         packets = Path(self.packets) if self.packets is not None and self.packets != "-" else None
-        return [path for path in (packets, self.markdown, self.junit, self.html) if path is not None]
+        texts = (getattr(self, name) for name in _TEXTS)
+        return [path for path in (packets, *texts) if path is not None]
 
 
 @dataclass(frozen=True)
@@ -100,18 +184,10 @@ class Prepared:
         """Write all of them. Raises ProbeError."""
         if self.stdout is not None or self.files.packets is not None or self.files.show:
             self._packets(report, seen)
-        if self.files.markdown is not None:
-            from probe.render.markdown import to_markdown
-
-            _save_text(self.files.markdown, to_markdown(report))
-        if self.files.junit is not None:
-            from probe.render.junit import to_junit
-
-            _save_text(self.files.junit, to_junit(report))
-        if self.files.html is not None:
-            from probe.render.page import to_html
-
-            _save_text(self.files.html, to_html(report))
+        for name, render in _TEXTS.items():
+            path: Path | None = getattr(self.files, name)
+            if path is not None:
+                _save_text(path, render(report))
 
     def _packets(self, report: Report, seen: Seen) -> None:
         from daemonset.taps.pcap import CaptureFileError
