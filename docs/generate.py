@@ -310,6 +310,10 @@ def main(arguments: list[str]) -> int:
         if after != before:
             path.write_text(after, encoding="utf-8")
             sys.stdout.write(f"{path.relative_to(REPOSITORY)} has changed\n")
+    if not arguments:
+        import manual  # noqa: PLC0415 - it stands beside this file, and needs the whole command line
+
+        return manual.main()
     return 0
 
 

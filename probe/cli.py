@@ -24,14 +24,17 @@ from probe.commands import (
     capture,
     check,
     cleanup,
+    completion,
     decode,
     demo,
+    doctor,
     explain,
     export,
     health,
     lab,
     manifests,
     schema,
+    version,
 )
 from probe.errors import ExitCode, ProbeError, os_error
 from probe.output import end_progress, flush, forget_stdout, note, put
@@ -85,16 +88,13 @@ app.command()(explain.explain)
 app.command()(schema.schema)
 app.command()(manifests.manifests)
 app.command()(cleanup.cleanup)
+app.command()(doctor.doctor)
+app.command()(version.version)
+app.command()(completion.completion)
 app.add_typer(lab.app, name="lab")
 app.command(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
 )(agent.agent)
-
-
-@app.command()
-def version() -> None:
-    """Print the version."""
-    put(f"probe {__version__}")
 
 
 def main() -> None:

@@ -106,7 +106,7 @@ def test_the_version(probe: Probe, arguments: list[str]) -> None:
     from probe import __version__
 
     ending = probe(*arguments)
-    assert (ending.code, ending.out, ending.err) == (0, f"probe {__version__}\n", "")
+    assert (ending.code, ending.out.splitlines()[0], ending.err) == (0, f"probe {__version__}", "")
 
 
 def test_every_command_has_help(probe: Probe) -> None:

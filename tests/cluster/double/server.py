@@ -80,6 +80,8 @@ class Server:
             if any(kind[0].startswith(f"{parts[1]}/") for kind in KNOWN):
                 return web.json_response({"kind": "APIGroup", "apiVersion": "v1", "name": parts[1]})
             raise _unknown_path()
+        if parts[-1:] == ["selfsubjectaccessreviews"] and request.method == "POST":
+            return web.json_response(self._review(await request.json()))
         root, rest = parts[:1], parts[1:]
         count = {"api": 1, "apis": 2}.get("".join(root), 0)
         if not count or len(rest) <= count:
@@ -124,6 +126,14 @@ class Server:
                 raise Refused(
                     405, "MethodNotAllowed", "the server does not allow this method on the requested resource"
                 )
+
+    def _review(self, review: dict[str, Any]) -> dict[str, Any]:
+        """What the user may, as the authorizer would say (SelfSubjectAccessReview)."""
+        asked = review["spec"]["resourceAttributes"]
+        resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
+        self._authorize("create", ("authorization.k8s.io/v1", "selfsubjectaccessreviews"), "selfsubjectaccessreviews",
+                        None, "")  # fmt: skip
+        return {**review, "status": {"allowed": (asked["verb"], resource) not in self.faults.forbidden}}
 
     def _authorize(self, verb: str, kind: Kind, resource: str, namespace: str | None, name: str) -> None:
         if (verb, resource) not in self.faults.forbidden:
