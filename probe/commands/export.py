@@ -22,15 +22,40 @@ def export(
             "--parquet", help="Write packets, NAT records, taps, heads, rules and facts as Parquet."
         ),
     ] = False,
+    anonymize: Annotated[
+        Path | None,
+        typer.Option(
+            "--anonymize",
+            metavar="NEWDIR",
+            help="Write the session anew, with other addresses, hosts, paths and ids, and the same verdicts: to be "
+            "shown to strangers. Names of nodes, pods and Services stay.",
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            "--key",
+            metavar="FILE",
+            help="A file with secret bytes. Sessions that are written with the same key have the same in the place of "
+            "the same. [a new key, which nobody keeps]",
+        ),
+    ] = None,
 ) -> None:
-    """Write recorded sessions as tables, into their own folders, for DuckDB and any other engine.
+    """Write recorded sessions as tables, into their own folders, for DuckDB and any other engine; or for strangers.
 
     probe export session/ --parquet
 
+    probe export session/ --anonymize for-the-ticket/
+
     duckdb -c "select node, count(*) from read_parquet('*/packets.parquet') group by node"
     """
-    if not parquet:
-        raise UsageError("nothing to export; say in which form with --parquet")
+    if parquet == (anonymize is not None):
+        raise UsageError("say in which form to export: --parquet or --anonymize NEWDIR")
+    if anonymize is not None:
+        _anonymized(sessions, anonymize, key)
+        return
+    if key is not None:
+        raise UsageError("--key is for --anonymize; leave it out")
     from probe.parquet import export as write
 
     for path in sessions:
@@ -39,3 +64,18 @@ def export(
             put(f"{path / name}.parquet: {count} rows")
     if len(sessions) > 1:
         note(f"· {len(sessions)} sessions; the column `session` tells them apart")
+
+
+def _anonymized(sessions: list[Path], target: Path, key: Path | None) -> None:
+    """Write one session for strangers. Raises UsageError."""
+    from probe.anonymous.keys import read_key
+    from probe.anonymous.session import anonymize
+
+    if len(sessions) > 1:
+        raise UsageError(
+            "--anonymize writes one session into a new folder; give one, and the same --key each time"
+        )
+    anonymize(sessions[0], target, read_key(key))
+    put(
+        f"{target}: {sessions[0].name} with other addresses and words; `probe analyze {target}` judges it as before"
+    )

@@ -1,0 +1,1 @@
+"""Sessions that can be shown to strangers: other addresses and names, the same verdicts."""
