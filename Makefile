@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test field lint types format bench site lock clean set-up
+.PHONY: help demo test field lint types format bench prove site lock clean set-up
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ format: set-up  ## bring the code into the project's format
 
 bench: set-up  ## measure, each time beside a peer in the same run
 	$(BIN)/python -m bench
+
+prove: set-up  ## try what must never happen, many times; LONG=1 for hours of it
+	$(BIN)/python -m prove $(if $(LONG),--long)
 
 site: set-up  ## docs/ as a site that needs no network, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -20,6 +17,8 @@ from analysis.facts import Facts
 from analysis.recording import Recording
 from analysis.report import Report, Verdict
 from probe.objects import facts_from_objects
+from prove.degrading import lessened, without
+from prove.verdicts import NO_TRUTH, Name, another
 from tests.analysis.captures import load_flow
 from tests.analysis.story import Story, cluster
 from tests.analysis.test_chain import CHAIN_STORIES, shared_connection
@@ -40,59 +39,14 @@ FLOWS = [
 ROUNDS = 12
 
 
-def without(recording: Recording, packets: np.ndarray, nat: np.ndarray, taps: set[int]) -> Recording:
-    """The recording with only these packets and records, and without these taps."""
-    kept = [number for number in range(len(recording.taps)) if number not in taps]
-    numbers = np.zeros(len(recording.taps), dtype=np.uint32)
-    numbers[kept] = np.arange(len(kept))
-    rows = recording.packets[packets & ~np.isin(recording.packets["tap"], list(taps))].copy()
-    rows["tap"] = numbers[rows["tap"]]
-    return dataclasses.replace(
-        recording, packets=rows, nat=recording.nat[nat], taps=tuple(recording.taps[number] for number in kept)
-    )
-
-
-def degraded(recording: Recording, dice: random.Random) -> Recording:
-    """Rows, taps, whole places and NAT records taken away at random."""
-    rows = np.array([dice.random() for _ in recording.packets]) >= dice.choice([0, 0.05, 0.3, 0.6, 0.9])
-    records = np.array([dice.random() for _ in recording.nat]) >= dice.choice([0, 0, 0.5, 1])
-    share = dice.choice([0, 0, 0.1, 0.4, 0.7])
-    taps = {number for number in range(len(recording.taps)) if dice.random() < share}
-    if dice.random() < 0.3:
-        gone = {node for node in recording.nodes if dice.random() < 0.4}
-        taps |= {number for number, tap in enumerate(recording.taps) if tap.node in gone}
-        records &= np.array([recording.nodes[node] not in gone for node in recording.nat["node"]], dtype=bool)
-    return without(recording, rows, records, taps)
-
-
 def assert_never_another(
     full: Report,
     partial: Report,
     unless: frozenset[str] = frozenset(),
-    truth: Mapping[tuple[str, int], Verdict] = MappingProxyType({}),
+    truth: Mapping[Name, Verdict] = NO_TRUTH,
 ) -> None:
-    """Each verdict of `partial` is one of the same client's in `full`; journeys with the codes `unless` may be any.
-
-    `truth` is what is known of clients by how things were built, where `full` may leave it open.
-    """
-    known: dict[object, set[Verdict]] = defaultdict(set, {name: {verdict} for name, verdict in truth.items()})
-    free = set()
-    for journey in full.journeys:
-        if journey.client:
-            name = (journey.client.address, journey.client.port)
-            known[name].add(journey.verdict)
-            if unless & set(journey.findings):
-                free.add(name)
-    verdicts = {journey.verdict for journey in full.journeys}
-    for journey in partial.journeys:
-        if journey.verdict is Verdict.INCONCLUSIVE:
-            assert journey.reason
-            continue
-        name = (journey.client.address, journey.client.port) if journey.client else None
-        if name is None:
-            assert journey.verdict in verdicts, journey
-        elif name not in free:
-            assert journey.verdict in known[name], journey
+    """Each verdict of `partial` is one of the same client's in `full`, or inconclusive with a reason."""
+    assert list(another(full, partial, unless, truth)) == []
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -102,7 +56,7 @@ def test_no_loss_turns_one_verdict_of_a_real_cluster_into_another(evidence: Path
     recording = load_flow(folder)
     full = analyze(recording, facts)
     for seed in range(ROUNDS):
-        assert_never_another(full, analyze(degraded(recording, random.Random(seed)), facts))
+        assert_never_another(full, analyze(lessened(recording, random.Random(seed)), facts))
 
 
 def told() -> dict[str, tuple[Recording, Facts]]:

@@ -16,7 +16,8 @@ from analysis.report import Verdict
 from probe.errors import UnavailableError
 from probe.lab import ProxyMode, list_scenarios, load_scenario
 from probe.play import Played, differences, play
-from tests.analysis.test_truth_under_loss import assert_never_another, degraded
+from prove.degrading import lessened
+from tests.analysis.test_truth_under_loss import assert_never_another
 
 pytestmark = pytest.mark.lab
 
@@ -51,7 +52,7 @@ def test_the_verdict_is_the_one_that_the_scenario_is_built_for(name: str, mode: 
     # A balancer whose header lies is believed where nothing is left to contradict it.
     lying = any("SIP313" in journey.findings for journey in scene.report.journeys)
     for seed in range(0 if lying else ROUNDS):
-        degraded_recording = degraded(recording, random.Random(seed))
+        degraded_recording = lessened(recording, random.Random(seed))
         partial = analyze(degraded_recording, facts, asked=asked, service=scene.report.service)
         assert_never_another(scene.report, partial, truth=truth)
     unasked = analyze(recording, facts, service=scene.report.service)

@@ -1,0 +1,51 @@
+"""`python -m prove [ROW ...]`: try what must never happen, many times, and print a table. See docs/reliability.md.
+
+Rows: truth. Exit code 0 where nothing went wrong, 1 where something did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from prove import truth
+from prove.row import Row, markdown, show
+
+#: Where captures of a real cluster stand, if they do.
+EVIDENCE = Path(__file__).resolve().parents[2] / "shared" / "evidence"
+
+Proof = Callable[[argparse.Namespace], list[Row]]
+
+PROOFS: dict[str, Proof] = {
+    "truth": lambda given: truth.rows(long=given.long, evidence=given.evidence, sessions=given.sessions),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run the proofs that are named, or all."""
+    parser = argparse.ArgumentParser(prog="python -m prove", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "rows", nargs="*", choices=[*PROOFS, []], metavar="ROW", help=f"of {', '.join(PROOFS)}"
+    )
+    parser.add_argument("--long", action="store_true", help="the long form: hours rather than minutes")
+    parser.add_argument("--sessions", type=int, metavar="N", help="degraded sessions of each kind")
+    parser.add_argument(
+        "--evidence", type=Path, metavar="DIR", default=EVIDENCE if EVIDENCE.is_dir() else None,
+        help="captures of a real cluster",
+    )  # fmt: skip
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table for docs/")
+    given = parser.parse_args(argv)
+    rows: list[Row] = []
+    for name in given.rows or PROOFS:
+        sys.stderr.write(f"trying {name} …\n")
+        rows += PROOFS[name](given)
+    show(rows)
+    if given.markdown is not None:
+        given.markdown.write_text(markdown(rows) + "\n", encoding="utf-8")
+    return 1 if any(row.wrong for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
