@@ -53,6 +53,9 @@ from daemonset.wire import Writer
 _TCP, _UDP = 6, 17
 _QUEUE_WITHOUT_RING = 32 << 20  # bytes
 _LAST_WORDS = 10.0  # seconds that a reader has at the end to take what still waits
+_NAT_PACE = (
+    0.02  # seconds from one reading of conntrack's events to the next: each comes in a datagram of its own
+)
 _NAT_WAITS = (
     1.0  # seconds until a NAT record of a sampled capture is looked at: by then its SYN has been read
 )
@@ -179,6 +182,7 @@ class Capture:
         self._features: dict[str, str] = {}
         self._source = self._open_source()
         self._events = self._open_conntrack() if options.conntrack else None
+        self._events_due = 0.0  # when they may be read again
         self._tracers: Tracers | None = None
 
     def __enter__(self) -> Self:
@@ -286,6 +290,8 @@ class Capture:
             limits.append(silence)
         if (due := stream.nat_due()) is not None:
             limits.append(due)
+        if self._events is not None and (rest := self._events_due - time.monotonic()) > 0:
+            limits.append(rest)
         return min(limits, default=None)
 
     def _feel(self, stream: Stream, lifeline: Lifeline, ready: set[int]) -> None:
@@ -305,7 +311,7 @@ class Capture:
         poll.register(self._output, select.POLLOUT if len(self._outbox) else 0)
         if self._lifeline is not None:
             poll.register(self._lifeline.descriptor, select.POLLIN)
-        if self._events is not None and self._outbox.has_room():
+        if self._events is not None and self._outbox.has_room() and time.monotonic() >= self._events_due:
             poll.register(self._events.fileno(), select.POLLIN)
         if self._tracers is not None and self._outbox.has_room():
             for descriptor in self._tracers.descriptors():
@@ -317,15 +323,18 @@ class Capture:
             os.read(self._awake, 1 << 16)
         return set(ready)
 
-    def _read_events(self, stream: Stream, events: Events) -> None:
+    def _read_events(self, stream: Stream, events: Events) -> bool:
+        """Whether there was anything."""
+        self._events_due = time.monotonic() + _NAT_PACE
         try:
             drained = events.read()
         except ConntrackError as error:
             stream.tell(Gap("conntrack", str(error), time.time_ns()))
             events.close()
             self._events = None
-        else:
-            stream.nat(drained._replace(rows=self._of_our_ports(drained.rows)))
+            return False
+        stream.nat(drained._replace(rows=self._of_our_ports(drained.rows)))
+        return bool(drained.rows)
 
     def _of_our_ports(self, rows: bytes) -> bytes:
         """Records of the ports that are asked for; events come for all connections of the node."""
@@ -344,8 +353,11 @@ class Capture:
         """Send what still waits in sockets, the last conntrack records and counters, and say goodbye."""
         self._lifeline = None  # one that has been cut would be felt for ever
         stream.deliver(hub.rest())
-        if self._events is not None:
-            self._read_events(stream, self._events)
+        last = time.monotonic() + _LAST_WORDS
+        while (
+            self._events is not None and self._read_events(stream, self._events) and time.monotonic() < last
+        ):
+            pass
         if self._tracers is not None:
             self._tracers.finish()
         self._tell_nat(stream)

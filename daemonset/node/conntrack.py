@@ -1,11 +1,10 @@
 """The kernel's own account of NAT: conntrack records as rows of `observation.NAT`.
 
 Three sources, one row: text that somebody saved with `conntrack -L` (or /proc/net/nf_conntrack), a dump of
-the live table, and live events. The two live ones speak ctnetlink (linux/netfilter/nfnetlink_conntrack.h) on
-a socket of our own: events come by tens of thousands a second, which leaves ten microseconds for each.
+the live table, and live events. The two live ones speak ctnetlink (`ctnetlink.py`) on a socket of our own.
 
-`parse_text` and `parse_message` are pure, and any input gives rows or none of them; only `snapshot` and
-`Events` touch the kernel. They need CAP_NET_ADMIN over the network namespace.
+`parse_text` is pure, and any input gives rows or none of them; only `snapshot` and `Events` touch the kernel. They
+need CAP_NET_ADMIN over the network namespace.
 """
 
 from __future__ import annotations
@@ -14,21 +13,27 @@ import errno
 import os
 import re
 import socket
-import struct
 import sys
 import time as clock
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple, Self
 
+from daemonset.node.ctnetlink import (
+    ASSURED,
+    DONE,
+    DUMP_INTERRUPTED,
+    ERROR,
+    SEEN_REPLY,
+    Tuple,
+    dump_requests,
+    messages,
+    nat_bits,
+    parse_message,
+    row_of,
+)
 from daemonset.node.namespaces import call_inside
-from daemonset.observation import NAT, Gap, NatEvent, address_words
-
-# IPS_* bits (linux/netfilter/nf_conntrack_common.h).
-SEEN_REPLY, ASSURED, SRC_NAT, DST_NAT = 1 << 1, 1 << 2, 1 << 4, 1 << 5
-
-_MAPPED = 0xFFFF_0000_0000
-_pack = NAT.struct.pack
+from daemonset.observation import Gap, NatEvent, address_words
 
 
 class ConntrackError(Exception):
@@ -92,11 +97,11 @@ def _parse_line(line: str, time: int, node: int) -> bytes:
     if entry["time"]:
         seconds, fraction = entry["time"].split(".")
         time = int(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0"))
-    return _row(
+    return row_of(
         original,
         reply,
         time=time,
-        status=status | _nat_bits(original, reply),
+        status=status | nat_bits(original, reply),
         mark=_number(values.get("mark", ["0"])[0], 0xFFFF_FFFF),
         node=node,
         zone=_number(zones[0], 0xFFFF),
@@ -105,20 +110,11 @@ def _parse_line(line: str, time: int, node: int) -> bytes:
     )
 
 
-class _Tuple(NamedTuple):
-    """One direction of a connection as conntrack keys it. Protocols without ports have 0 for them."""
-
-    src: tuple[int, int]
-    dst: tuple[int, int]
-    sport: int
-    dport: int
-
-
-def _text_tuple(values: dict[str, list[str]], which: int) -> _Tuple:
+def _text_tuple(values: dict[str, list[str]], which: int) -> Tuple:
     sports, dports = values.get("sport", ()), values.get("dport", ())
     if len(sports) != len(dports) or len(sports) not in {0, 2}:
         raise ValueError("not two tuples of ports")
-    return _Tuple(
+    return Tuple(
         _words(values["src"][which]),
         _words(values["dst"][which]),
         _number(sports[which], 0xFFFF) if sports else 0,
@@ -133,191 +129,16 @@ def _number(text: str, most: int) -> int:
     return value
 
 
-def _nat_bits(original: _Tuple, reply: _Tuple) -> int:
-    """What NAT did: without it, a reply comes from where the packet was sent, and goes where it came from."""
-    destination = (original.dst, original.dport) != (reply.src, reply.sport)
-    source = (original.src, original.sport) != (reply.dst, reply.dport)
-    return (DST_NAT if destination else 0) | (SRC_NAT if source else 0)
-
-
-def _row(
-    original: _Tuple,
-    reply: _Tuple,
-    *,
-    time: int,
-    status: int,
-    mark: int,
-    node: int,
-    zone: int,
-    protocol: int,
-    event: int,
-) -> bytes:
-    return _pack(
-        time, *original.src, *original.dst, *reply.src, *reply.dst,
-        status, mark, node, original.sport, original.dport, reply.sport, reply.dport, zone, protocol, event,
-    )  # fmt: skip
-
-
-# ── ctnetlink messages ──
-
-_NETLINK_NETFILTER = 12
-_NETLINK_ERROR, _NETLINK_DONE = 2, 3
-_SUBSYSTEM = 1  # NFNL_SUBSYS_CTNETLINK
-_CT_NEW, _CT_GET, _CT_DELETE = 0, 1, 2
-_F_REQUEST, _F_DUMP, _F_DUMP_INTERRUPTED, _F_CREATE = 0x1, 0x300, 0x10, 0x400
-
-_ORIG, _REPLY, _STATUS, _MARK, _ZONE, _FILTER, _EVENT_TIME = 1, 2, 3, 8, 18, 25, 27
-_TUPLE_IP, _TUPLE_PROTO, _TUPLE_ZONE = 1, 2, 3
-_PROTO_NUM, _PROTO_SPORT, _PROTO_DPORT = 1, 2, 3
-_SOURCES, _DESTINATIONS = frozenset({1, 3}), frozenset({2, 4})  # CTA_IP_V4_SRC, V6_SRC; V4_DST, V6_DST
-_NESTED, _TYPE_MASK = 0x8000, 0x3FFF
-
-_header = struct.Struct("=IHHII")
-_family_header = struct.Struct("!BBH")
-_attribute = struct.Struct("=HH")
-_be16 = struct.Struct("!H")
-_be32 = struct.Struct("!I")
-_be64 = struct.Struct("!Q")
-_PAYLOAD = _header.size + _family_header.size
-
-
-def parse_message(message: bytes, *, time: int, node: int = 0, dumped: bool = False) -> bytes | None:
-    """The row of one netlink message, header included; None when it is no whole conntrack record.
-
-    `dumped` says that it answers a dump; otherwise it is an event, NEW when the kernel set NLM_F_CREATE on
-    it. `time` stands unless the kernel stamped the event itself (Linux 6.14, with nf_conntrack_timestamp).
-    """
-    if len(message) < _PAYLOAD:
-        return None
-    length, kind, flags, _, _ = _header.unpack_from(message)
-    if kind >> 8 != _SUBSYSTEM or kind & 0xFF not in {_CT_NEW, _CT_DELETE}:
-        return None
-    event = NatEvent.DUMP
-    if not dumped:
-        event = NatEvent.NEW if flags & _F_CREATE else NatEvent.UPDATE
-        if kind & 0xFF == _CT_DELETE:
-            event = NatEvent.DESTROY
-    found = dict(_attributes(message, _PAYLOAD, min(length, len(message))))
-    original, reply = _wire_tuple(message, found.get(_ORIG)), _wire_tuple(message, found.get(_REPLY))
-    if original is None or reply is None:
-        return None
-    protocol, zone, forward = original
-    stamped = _field(message, found.get(_EVENT_TIME), _be64)
-    return _row(
-        forward,
-        reply[2],
-        time=time if stamped is None else stamped,
-        # A record of a later kernel may lack the status in its DESTROY event; the tuples still tell the NAT.
-        status=(_field(message, found.get(_STATUS), _be32) or 0) | _nat_bits(forward, reply[2]),
-        mark=_field(message, found.get(_MARK), _be32) or 0,
-        node=node,
-        zone=_field(message, found.get(_ZONE), _be16) or zone,
-        protocol=protocol,
-        event=event,
-    )
-
-
-_Span = tuple[int, int]
-
-
-def _attributes(message: bytes, start: int, stop: int) -> Iterator[tuple[int, _Span]]:
-    """Type and extent of each attribute (struct nlattr) between two offsets, up to the first broken one."""
-    while start + 4 <= stop:
-        size, kind = _attribute.unpack_from(message, start)
-        if size < 4 or start + size > stop:
-            return
-        yield kind & _TYPE_MASK, (start + 4, start + size)
-        start += size + 3 & ~3
-
-
-def _field(message: bytes, span: _Span | None, layout: struct.Struct) -> int | None:
-    if span is None or span[1] - span[0] != layout.size:
-        return None
-    value: int = layout.unpack_from(message, span[0])[0]
-    return value
-
-
-def _usual(size: int, first: int) -> tuple[struct.Struct, tuple[bytes, ...]]:
-    """How the kernel lays out a tuple with ports, and the attribute headers by which it is known again.
-
-    `size` is that of an address, `first` the type of the source's. Most of the time of an event went into
-    walking these attributes one by one.
-    """
-    header = _attribute.pack
-    headers = (
-        header(4 + 2 * (4 + size), _TUPLE_IP | _NESTED) + header(4 + size, first),
-        header(4 + size, first + 1),
-        header(28, _TUPLE_PROTO | _NESTED) + header(5, _PROTO_NUM),
-        header(6, _PROTO_SPORT),
-        header(6, _PROTO_DPORT),
-    )
-    return struct.Struct(f"!8s{size}s4s{size}s8sB3x4sH2x4sH2x"), headers
-
-
-_USUAL = {layout.size: (layout, headers) for layout, headers in (_usual(4, 1), _usual(16, 3))}
-
-
-def _mapped(address: bytes) -> tuple[int, int]:
-    if len(address) == 4:
-        return 0, _MAPPED | int.from_bytes(address, "big")
-    return int.from_bytes(address[:8], "big"), int.from_bytes(address[8:], "big")
-
-
-def _wire_tuple(message: bytes, span: _Span | None) -> tuple[int, int, _Tuple] | None:
-    """Protocol, zone of this direction, and the tuple; None when addresses or protocol are not there."""
-    if span is None:
-        return None
-    usual = _USUAL.get(span[1] - span[0])
-    if usual is not None:
-        layout, headers = usual
-        first, src, second, dst, third, number, fourth, sport, fifth, dport = layout.unpack_from(
-            message, span[0]
-        )
-        if (first, second, third, fourth, fifth) == headers:
-            return number, 0, _Tuple(_mapped(src), _mapped(dst), sport, dport)
-    parts = dict(_attributes(message, *span))
-    addresses, proto = parts.get(_TUPLE_IP), parts.get(_TUPLE_PROTO)
-    if addresses is None or proto is None:
-        return None
-    src = dst = None
-    for kind, (start, stop) in _attributes(message, *addresses):
-        if stop - start != (4 if kind <= 2 else 16):
-            continue
-        if kind in _SOURCES:
-            src = _mapped(message[start:stop])
-        elif kind in _DESTINATIONS:
-            dst = _mapped(message[start:stop])
-    fields = dict(_attributes(message, *proto))
-    number = fields.get(_PROTO_NUM)
-    if src is None or dst is None or number is None or number[1] - number[0] != 1:
-        return None
-    sport = _field(message, fields.get(_PROTO_SPORT), _be16) or 0
-    dport = _field(message, fields.get(_PROTO_DPORT), _be16) or 0
-    zone = _field(message, parts.get(_TUPLE_ZONE), _be16) or 0
-    return message[number[0]], zone, _Tuple(src, dst, sport, dport)
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Type, flags and bytes of each netlink message of a datagram."""
-    start = 0
-    while start + _header.size <= len(data):
-        length, kind, flags, _, _ = _header.unpack_from(data, start)
-        if length < _header.size or start + length > len(data):
-            return
-        yield kind, flags, data[start : start + length]
-        start += length + 3 & ~3
-
-
 # ── the live table ──
 
-_GROUPS = (1, 2, 3)  # NFNLGRP_CONNTRACK_NEW, _UPDATE, _DESTROY
+_NETLINK_NETFILTER = 12
+_GROUPS = (
+    1,
+    3,
+)  # NFNLGRP_CONNTRACK_NEW, _DESTROY; five UPDATEs of a TCP connection say nothing new of its NAT
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _SO_RCVBUFFORCE = 33
 _DATAGRAM = 1 << 17  # the kernel fills at most 32 KiB of a dump at a time
-
-# What a dump is filtered by in the kernel (net/netfilter/nf_internals.h, since Linux 5.8).
-_FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS = 1, 2
-_BY_PROTOCOL_AND_PORT = 1 << 3 | 1 << 5
 
 
 class Drained(NamedTuple):
@@ -343,7 +164,7 @@ def snapshot(
     rows: dict[bytes, None] = {}
     whole, time = True, clock.time_ns()
     with call_inside(namespace, _open) as channel:
-        for request in _dump_requests(ports):
+        for request in dump_requests(ports):
             channel.send(request)
             whole &= _receive_dump(channel, rows, time, node, most)
     if len(rows) >= most:
@@ -415,7 +236,7 @@ class Events:
                     raise _refused(error) from error
                 overrun = True
                 continue
-            for _, _, message in _messages(data):
+            for _, _, message in messages(data):
                 row = parse_message(message, time=time, node=self._node)
                 if row is None:
                     unread += 1
@@ -457,32 +278,6 @@ def _receive(channel: socket.socket) -> bytes:
     return data if sender == 0 else b""
 
 
-def _dump_requests(ports: Iterable[tuple[int, int]]) -> list[bytes]:
-    """One request for the whole table, or one for each port and family (a filter is of one family)."""
-    families = (socket.AF_INET, socket.AF_INET6)
-    filtered = [
-        _dump_request(family, _port_filter(protocol, port)) for protocol, port in ports for family in families
-    ]
-    return filtered or [_dump_request(socket.AF_UNSPEC, b"")]
-
-
-def _dump_request(family: int, attributes: bytes) -> bytes:
-    kind, length = _SUBSYSTEM << 8 | _CT_GET, _PAYLOAD + len(attributes)
-    header = _header.pack(length, kind, _F_REQUEST | _F_DUMP, 1, 0)
-    return header + _family_header.pack(family, 0, 0) + attributes
-
-
-def _port_filter(protocol: int, port: int) -> bytes:
-    proto = _attribute_of(_PROTO_NUM, bytes([protocol])) + _attribute_of(_PROTO_DPORT, _be16.pack(port))
-    original = _attribute_of(_ORIG | _NESTED, _attribute_of(_TUPLE_PROTO | _NESTED, proto))
-    by = _attribute_of(_FILTER_ORIG_FLAGS, struct.pack("=I", _BY_PROTOCOL_AND_PORT))
-    return original + _attribute_of(_FILTER | _NESTED, by + _attribute_of(_FILTER_REPLY_FLAGS, bytes(4)))
-
-
-def _attribute_of(kind: int, value: bytes) -> bytes:
-    return _attribute.pack(4 + len(value), kind) + value + bytes(-len(value) % 4)
-
-
 def _receive_dump(channel: socket.socket, rows: dict[bytes, None], time: int, node: int, most: int) -> bool:
     """Collect one dump's rows; False when the kernel says that the table changed under it."""
     whole = True
@@ -491,9 +286,9 @@ def _receive_dump(channel: socket.socket, rows: dict[bytes, None], time: int, no
             data = _receive(channel)
         except OSError as error:
             raise _refused(error) from error
-        for kind, flags, message in _messages(data):
-            whole &= not flags & _F_DUMP_INTERRUPTED
-            if kind in {_NETLINK_ERROR, _NETLINK_DONE}:
+        for kind, flags, message in messages(data):
+            whole &= not flags & DUMP_INTERRUPTED
+            if kind in {ERROR, DONE}:
                 number = -int.from_bytes(message[16:20], sys.byteorder, signed=True)
                 if number > 0:
                     raise _refusal(number)

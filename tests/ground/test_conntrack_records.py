@@ -10,7 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from daemonset.node.conntrack import ASSURED, DST_NAT, SEEN_REPLY, SRC_NAT, parse_message, parse_text
+from daemonset.node import ctnetlink
+from daemonset.node.conntrack import parse_text
+from daemonset.node.ctnetlink import ASSURED, DST_NAT, SEEN_REPLY, SRC_NAT, parse_message
 from daemonset.observation import NAT, NatEvent
 from tests.ground.rows import Nat, nats
 
@@ -202,6 +204,7 @@ TUPLES = (
     wire_tuple(1, "172.30.0.101", 57088, "172.30.0.11", 30091),
     wire_tuple(2, "10.244.3.7", 8081, "172.30.0.11", 14211),
 )
+SIX = (wire_tuple(1, "fd00::1", 1, "fd00::2", 2, 17), wire_tuple(2, "fd00:9::2", 3, "fd00::1", 4, 17))
 WHOLE = message(
     *TUPLES, attribute(3, struct.pack("!I", 0x1BE)), attribute(8, struct.pack("!I", 0x4000)),
     attribute(18, struct.pack("!H", 3)), attribute(4, attribute(1, b"\x03")),
@@ -283,3 +286,24 @@ def test_any_change_to_a_message_is_a_row_or_none(data: st.DataObject) -> None:
         broken[data.draw(st.integers(0, len(broken) - 1))] = data.draw(st.integers(0, 255))
     row = parse_message(bytes(broken), time=0)
     assert row is None or len(row) == NAT.size
+
+
+TAILS = st.lists(
+    st.tuples(st.sampled_from([3, 4, 7, 8, 12, 18, 27]), st.binary(max_size=9)).map(
+        lambda pair: attribute(*pair)
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([TUPLES, SIX]), TAILS, st.integers(0, 24), st.integers(0, 0xFF))
+def test_the_quick_way_and_the_long_way_agree(
+    tuples: tuple[bytes, bytes], tail: list[bytes], cut: int, event: int
+) -> None:
+    """Whatever follows the tuples, whole or cut."""
+    data = message(*tuples, *tail)
+    stop = len(data) - cut
+    quick = ctnetlink._usual_row(data, stop, 5, 1, event)
+    assert quick is None or quick == ctnetlink._walked_row(data, stop, 5, 1, event)
+    assert cut or quick is not None
