@@ -28,11 +28,12 @@ from analysis.ingress import IngressFacts, IngressRecord
 from analysis.journeys import Given, Selection, health_ports, learn_balancers, select
 from analysis.judging import Context, Judge
 from analysis.knowledge import Coverage
-from analysis.legs import Classify, LegStore, Shape
+from analysis.legs import LegStore
 from analysis.mismatch import Habits
 from analysis.recording import Recording
 from analysis.report import Capture, Journey, Path, Report, Summary, Verdict
 from analysis.rule_hits import RuleBook, counted_rules
+from analysis.shapes import Classify, Shape
 from analysis.strangers import Strangers
 from analysis.telling import findings_of, journey_of, stranded
 from daemonset.observation import Head
@@ -153,8 +154,8 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
 def _shapes(store: LegStore, book: AddressBook, limit: int, *, whole: bool) -> list[Shape]:
     """All shapes; up to `limit` legs of them to be told one by one."""
     classify = Classify(book.owner_codes, book.target_code, _head_code)
-    shapes = store.shapes(classify, limit if whole else 0)
-    return shapes if whole else store.shapes(classify, max(1, limit // len(shapes)))
+    count = store.shape(classify)
+    return store.shapes(limit if whole else max(1, limit // count))
 
 
 def _chosen(store: LegStore, recording: Recording, clients: Clients, limit: int) -> list[Shape]:

@@ -15,6 +15,11 @@ _WORD = 0xFFFF_FFFF_FFFF_FFFF
 #: The number of the address 0, which stands for "none".
 NONE = 0
 
+#: While addresses are few, their number stands in a table of so many places, and nothing has to be searched for.
+_PLACES_BITS = 16
+_MOST_PLACED = 512
+_MIXERS = tuple(0x9E37_79B9_7F4A_7C15 * odd & _WORD for odd in range(1, 16, 2))
+
 
 def at_least(high: Column, low: Column, address: int) -> Column:
     """Which addresses, given by their words, are not below this one, which may be 2**128."""
@@ -48,6 +53,10 @@ class Interned:
         """The number of each address, given by its words; those not met before get the next ones."""
         if not (high.any() or low.any()):
             return np.full(len(high), NONE, dtype=np.uint32)
+        if self._places is not None:
+            numbers = self._places[self._place(self._key(high, low))]
+            if np.array_equal(self.high[numbers], high) and np.array_equal(self.low[numbers], low):
+                return numbers
         while True:
             keys = self._key(high, low)
             found = self._find(keys)
@@ -91,3 +100,18 @@ class Interned:
     def _sort(self, keys: Column) -> None:
         self._numbers = np.argsort(keys, kind="stable").astype(np.uint32)
         self._keys = keys[self._numbers]
+        self._places = self._placed(keys) if len(keys) <= _MOST_PLACED else None
+
+    def _place(self, keys: Column) -> Column:
+        return (keys * self._mixer) >> np.uint64(64 - _PLACES_BITS)
+
+    def _placed(self, keys: Column) -> Column | None:
+        """The number of each address at a place that is its alone; None where no such places were found."""
+        for mixer in _MIXERS:
+            self._mixer = np.uint64(mixer)
+            places = self._place(keys)
+            if len(np.unique(places)) == len(places):
+                table = np.zeros(1 << _PLACES_BITS, dtype=np.uint32)
+                table[places] = np.arange(len(keys), dtype=np.uint32)
+                return table
+        return None

@@ -143,15 +143,20 @@ class StreamBuilder:
 
     def packets(self, rows: bytes, heads: tuple[Head, ...] = ()) -> int:
         """Take a batch of `PACKET` rows; returns how many. Rows of unknown taps are refused with ValueError."""
-        table = np.frombuffer(rows, dtype=PACKET.dtype()).copy()
+        table = np.frombuffer(rows, dtype=PACKET.dtype())
         if not len(table):
             return 0
         if int(table["tap"].max()) >= len(self._taps):
             raise ValueError(f"the stream of {self.node} has a packet of a tap that it never announced")
         if int(table["head"].max()) > len(heads):
             raise ValueError(f"the stream of {self.node} has a packet whose decoded head is missing")
-        table["tap"] = np.asarray(self._taps, dtype=np.uint32)[table["tap"]]
-        table["head"] = np.where(table["head"] > 0, table["head"] + len(self._owner.heads), 0)
+        renumbered = self._taps != list(range(len(self._taps)))
+        if renumbered or (heads and self._owner.heads):
+            table = np.frombuffer(
+                bytearray(rows), dtype=PACKET.dtype()
+            )  # bytes, as a copy field by field is dear
+            table["tap"] = np.asarray(self._taps, dtype=np.uint32)[table["tap"]]
+            table["head"] = np.where(table["head"] > 0, table["head"] + len(self._owner.heads), 0)
         self._owner.heads.extend(heads)
         self._owner.packets.add(table)
         return len(table)

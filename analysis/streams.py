@@ -78,6 +78,10 @@ class Stream:
 
 SILENT = Stream()
 
+#: Packets that begin with something which could be decoded, and ends.
+_SAYING = f"(head > 0 or payload in ({int(Payload.H2_PREFACE)}, {int(Payload.TLS_OTHER)}))"
+_TELLING = f"protocol = 6 and icmp = 0 and ({_SAYING} or (flags & 5) <> 0)"
+
 _SAME = "b.src = a.src and b.sport = a.sport and b.dst = a.dst and b.dport = a.dport"
 _MIRRORED = "b.src = a.dst and b.sport = a.dport and b.dst = a.src and b.dport = a.sport"
 
@@ -90,21 +94,23 @@ def collect_streams(
     A packet belongs to the leg that used its tuple last before it: ports are used again. Of a sample not all legs are
     there: then only an answered leg has a conversation, and what a side says after it has ended is another's.
     """
+    if not database.execute(f"select 1 from packets where {_TELLING} limit 1").fetchall():  # noqa: S608 - a constant
+        return {}
     # Legs that are not chosen count only as far as they use a tuple of one that is, and so do packets.
     database.execute("""
         create or replace temp table rivals as
         from sightings
         semi join (from sightings semi join chosen using (leg)) using (tap, src, sport, dst, dport)
-        semi join (from legs where protocol = 6) using (leg)
+        where protocol = 6
     """)
-    database.execute("""
+    database.execute(f"""
         create or replace temp table around as
         from packets
         semi join (
             select tap, src, sport, dst, dport from rivals union select tap, dst, dport, src, sport from rivals
         ) using (tap, src, sport, dst, dport)
-        where protocol = 6 and icmp = 0
-    """)
+        where {_TELLING}
+    """)  # noqa: S608 - only constants of this module are put into the text
     found: dict[int, tuple[dict[int, Said], dict[int, Said], list[End]]] = {}
     for leg, client, offset, length, payload, head, digest, times in _said(database, sampled):
         sides = found.setdefault(leg, ({}, {}, []))
@@ -151,12 +157,11 @@ _BEFORE = f"""
 
 def _said(database: duckdb.DuckDBPyConnection, sampled: bool) -> list[Any]:
     """One row for each segment; of several readings the one that could be decoded, from the innermost tap."""
-    rows = f"b.head > 0 or b.payload in ({int(Payload.H2_PREFACE)}, {int(Payload.TLS_OTHER)})"
     return database.execute(f"""
         with owned as (
-            {_owned(_SAME, "l.isn", f"({rows})", "true", sampled)}
+            {_owned(_SAME, "l.isn", _SAYING, "true", sampled)}
             union all
-            {_owned(_MIRRORED, "l.server_isn", f"({rows})", "false", sampled)}
+            {_owned(_MIRRORED, "l.server_isn", _SAYING, "false", sampled)}
         )
         select leg, client, position, arg_max(length, rank), arg_max(payload, rank), arg_max(head, rank),
                arg_max(digest, rank), list([tap, time] order by time, tap)

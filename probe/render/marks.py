@@ -24,7 +24,7 @@ from daemonset.observation import Tap, TcpFlag, address_words
 #: How far the time of a hop, which is a float of seconds, may be off, in nanoseconds.
 _ROUNDING = 1_000
 
-_UDP_SILENCE = 30_000_000_000  # ns, as in analysis.legs
+_UDP_SILENCE = 30_000_000_000  # ns, as in analysis.joining
 
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 

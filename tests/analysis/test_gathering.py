@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from analysis import gathering
 from analysis.analyze import analyze
-from analysis.gathering import Gathered, pieces
+from analysis.gathering import Columns, Gathered, pieces
 from analysis.interning import Interned
 from tests.analysis.story import Story, cluster
 from tests.analysis.test_scale import repeated
@@ -64,6 +64,30 @@ def test_a_number_is_one_address_and_an_address_one_number(tables: list[list[tup
             assert numbers.setdefault(pair, number) == number
             assert known[number] == pair[0] << 64 | pair[1]
     assert len(set(numbers.values())) == len(numbers) == len(known)
+
+
+def test_many_addresses_have_numbers_as_few_have() -> None:
+    known = Interned()
+    high = np.zeros(3_000, dtype=np.uint64)
+    low = np.arange(3_000, dtype=np.uint64) * np.uint64(7)
+    for size in (3, 400, 3_000):
+        numbers = known.numbers(high[:size], low[:size])
+        assert [known[number] for number in numbers.tolist()] == low[:size].tolist()
+    assert len(known) == 3_000
+
+
+def test_columns_on_disk_are_as_columns_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "MOST_IN_MEMORY", 1000)
+    columns = Columns({"time": "u8", "forward": "?"})
+    numbers = np.arange(500, dtype=np.uint64)
+    for start in range(0, 500, 60):
+        piece = numbers[start : start + 60]
+        columns.add({"time": piece, "forward": piece % 3 == 0})
+    found = columns.finish()
+    columns.release()
+    assert not found["time"].flags.writeable, "they are mapped"
+    assert np.array_equal(found["time"], numbers)
+    assert np.array_equal(found["forward"], numbers % 3 == 0)
 
 
 def test_addresses_that_share_a_key_keep_apart(monkeypatch: pytest.MonkeyPatch) -> None:

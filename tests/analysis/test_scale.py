@@ -13,6 +13,7 @@ from analysis.analyze import analyze
 from analysis.legs import LegStore
 from analysis.recording import Recording
 from analysis.report import Verdict
+from daemonset.observation import TcpFlag
 from tests.analysis.story import Story, cluster
 from tests.analysis.test_stories import BEHIND, HTTP, LB, LOCAL, MASQUERADED, NODE_PORT, POD, REMOTE, C, v1
 
@@ -103,7 +104,7 @@ def test_too_little_room_is_said_as_such(monkeypatch: pytest.MonkeyPatch) -> Non
     def full(*_: object) -> None:
         raise duckdb.OutOfMemoryException("Out of Memory Error: no room\nand how to get more")
 
-    monkeypatch.setattr("analysis.legs._sight", full)
+    monkeypatch.setattr("analysis.legs.join", full)
     story = Story(cluster()).connection(REMOTE)
     with pytest.raises(MemoryError, match=r"^Out of Memory Error: no room$"):
         analyze(story.recording(), story.facts)
@@ -119,3 +120,38 @@ def test_the_engine_writes_nothing_into_the_report_however_long_it_takes(
     database.execute("select sum(a.i * b.i) from range(10000) a(i), range(10000) b(i)").fetchall()
     store.close()
     assert capfd.readouterr() == ("", "")
+
+
+def mixed() -> Story:
+    """Connections of several kinds: complete, half seen, translated, retransmitted, refused, with tuples used again."""
+    story = Story(cluster("Local", balancer=LB))
+    for number in range(30):
+        port, part = str(40000 + number % 7), [REMOTE, REMOTE[number % 4 :], LOCAL, BEHIND][number % 4]
+        path = [
+            (tap, src.replace("40000", port).replace("61000", str(61000 + number % 5)), dst)
+            for tap, src, dst in part
+        ]
+        isn = 1000 * (number // 2 if number % 6 == 0 else number) + 7  # some have the number of another
+        data = [HTTP, v1(C) + HTTP, b"", b"\x16\x03\x01"][number % 4]
+        story.wait(100 if number == 12 else 0.5)
+        for _ in range(number % 3):
+            story.syn(path, isn, 1000 + number).wait(0.3)
+        story.connection(path, isn=isn, tsval=1000 + number if number % 5 else 0, data=data)
+        if number % 3 == 0:
+            story.close(path, isn, flag=TcpFlag.RST if number % 2 else TcpFlag.FIN)
+        if number % 4 == 1:
+            story.conntrack("node1", (C.replace("40000", port), NODE_PORT),
+                            (MASQUERADED.replace("61000", str(61000 + number % 5)), POD))  # fmt: skip
+    return story
+
+
+@pytest.mark.parametrize("limit", [5_000, 3])
+def test_many_rows_are_joined_as_few(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    story = mixed()
+    few = story.report(limit=limit)
+    monkeypatch.setattr("analysis.load._BLOCK", 5)
+    monkeypatch.setattr("analysis.joining._PART", 20)
+    monkeypatch.setattr("analysis.attaching._MANY", 0)
+    monkeypatch.setattr("analysis.gathering.MOST_IN_MEMORY", 100)
+    assert story.report(limit=limit) == few
+    assert len(few.paths) > 5
