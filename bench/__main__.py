@@ -1,7 +1,8 @@
 """`python -m bench [ROW ...]`: measure, print a table for people and one for docs/.
 
-Rows are B1, B2 (capture), B6 (from observations to verdicts), B7 (start-up), B9 (decoding), B10 (many agents); without
-any, all. Every figure stands beside a peer's from the same run: trust the ratios, not the seconds.
+Rows are B1, B2 (capture), B3 (cost to a node and its traffic), B4 (a sample), B5 (a stalled reader), B6 (from
+observations to verdicts), B7 (start-up), B8 (an agent's memory), B9 (decoding), B10 (many agents), CT (the kernel's NAT
+records); without any, all. Every figure stands beside a peer's from the same run: trust the ratios, not the seconds.
 """
 
 from __future__ import annotations
@@ -16,16 +17,21 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 
-from bench import agents, capture, correlation, decode, startup
+from bench import agents, capture, correlation, decode, nat_records, startup, strain, traffic
 from bench.row import Row, markdown_table, text_table
 
 SUITES: dict[str, Callable[[], Iterable[Row]]] = {
-    "B1": capture.rows,
-    "B2": capture.rows,
+    "B1": capture.costs,
+    "B2": capture.losses,
+    "B3": traffic.rows,
+    "B4": traffic.sampled,
+    "B5": strain.stalled,
     "B6": correlation.rows,
     "B7": startup.rows,
+    "B8": strain.memory,
     "B9": decode.rows,
     "B10": agents.rows,
+    "CT": nat_records.rows,
 }
 _PACKAGES = ("scapy", "numpy", "msgspec", "duckdb", "pyroute2", "proxy-protocol")
 

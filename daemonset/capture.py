@@ -53,7 +53,7 @@ from daemonset.wire import Writer
 _TCP, _UDP = 6, 17
 _QUEUE_WITHOUT_RING = 32 << 20  # bytes
 _LAST_WORDS = 10.0  # seconds that a reader has at the end to take what still waits
-_NAT_PACE = (
+NAT_PACE = (
     0.02  # seconds from one reading of conntrack's events to the next: each comes in a datagram of its own
 )
 _NAT_WAITS = (
@@ -325,7 +325,7 @@ class Capture:
 
     def _read_events(self, stream: Stream, events: Events) -> bool:
         """Whether there was anything."""
-        self._events_due = time.monotonic() + _NAT_PACE
+        self._events_due = time.monotonic() + NAT_PACE
         try:
             drained = events.read()
         except ConntrackError as error:

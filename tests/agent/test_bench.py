@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import http.server
+import socket
+import threading
+
+import pytest
+
+from bench import traffic
+from bench.load import AT_ONCE, Load
 from bench.row import Row, interleaved, markdown_table, skipped, text_table
 from bench.syn_sender import syn
 from daemonset.decode.link import ETHERNET
 from daemonset.decode.packet import Batch
 from daemonset.observation import PACKET, TcpFlag
 from daemonset.taps import bpf, kernel_filter
+from daemonset.taps.sampling import chosen
 
 
 def test_the_sender_sends_distinct_syns_that_the_filter_passes() -> None:
@@ -49,3 +58,52 @@ def test_the_table_tells_misses_and_what_did_not_run() -> None:
     assert " NO" in text[1]
     assert "not run: nginx is not installed" in text[2]
     assert markdown_table(rows).count("\n") == 3
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 2 * AT_ONCE
+
+
+class _Page(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/" else 404)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("rate", [0, 200])
+def test_the_load_counts_what_was_answered(rate: int) -> None:
+    with _Server(("127.0.0.1", 0), _Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        load = Load("127.0.0.1", server.server_address[1], rate, 0.3)
+        load.run()
+        server.shutdown()
+    assert load.failed == 0
+    assert len(load.latencies) == load.begun > 0
+
+
+def test_the_load_counts_what_was_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    load = Load("127.0.0.1", port, 50, 0.2)
+    load.run()
+    assert load.failed == load.begun > 0
+    assert not load.latencies
+
+
+def test_a_connection_that_one_tap_missed_is_told() -> None:
+    whole = set(range(100))
+    assert traffic._missing([whole, set(whole)], 100) == ""
+    assert traffic._missing([whole, whole - {7}], 100) == "1 of 100 not seen everywhere"
+    assert traffic._missing([whole, whole], 120) == "120 connections were made, 100 seen"
+    kept = {number for number in range(16_000) if chosen(number * 7919, 16)}
+    kept = {number * 7919 for number in kept}
+    assert traffic._missing([kept, kept], 16_000, 16) == ""
+    assert "kept of 1/16" in traffic._missing([kept, kept], 32_000, 16)
+    assert traffic._missing([whole, whole], 1600, 16) == "what was kept is not what should be"
