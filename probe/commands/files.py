@@ -81,51 +81,52 @@ MetricsOption = Annotated[
 OpenOption = Annotated[bool, typer.Option("--open", help="Show the packets in Wireshark.")]
 
 
-def _markdown(report: Report) -> str:
+def _markdown(report: Report, _: Seen) -> str:
     from probe.render.markdown import to_markdown
 
     return to_markdown(report)
 
 
-def _junit(report: Report) -> str:
+def _junit(report: Report, _: Seen) -> str:
     from probe.render.junit import to_junit
 
     return to_junit(report)
 
 
-def _html(report: Report) -> str:
+def _html(report: Report, seen: Seen) -> str:
+    from probe.render.evidence import Evidence
     from probe.render.page import to_html
 
-    return to_html(report)
+    return to_html(report, Evidence(seen.recording))
 
 
-def _mermaid(report: Report) -> str:
+def _mermaid(report: Report, _: Seen) -> str:
     from probe.render.mermaid import to_mermaid
 
     return to_mermaid(report)
 
 
-def _dot(report: Report) -> str:
+def _dot(report: Report, _: Seen) -> str:
     from probe.render.dot import to_dot
 
     return to_dot(report)
 
 
-def _sarif(report: Report) -> str:
+def _sarif(report: Report, _: Seen) -> str:
     from probe.render.machine import to_json
     from probe.render.sarif import to_sarif
 
     return to_json(to_sarif(report)) + "\n"
 
 
-def _metrics(report: Report) -> str:
+def _metrics(report: Report, _: Seen) -> str:
     from probe.render.metrics import to_metrics
 
     return to_metrics(report, time.time())
 
 
 #: How each file of text is made, by the name of its field of `Files`.
-_TEXTS: dict[str, Callable[[Report], str]] = {
+_TEXTS: dict[str, Callable[[Report, Seen], str]] = {
     "markdown": _markdown,
     "junit": _junit,
     "html": _html,
@@ -187,7 +188,7 @@ class Prepared:
         for name, render in _TEXTS.items():
             path: Path | None = getattr(self.files, name)
             if path is not None:
-                _save_text(path, render(report))
+                _save_text(path, render(report, seen))
 
     def _packets(self, report: Report, seen: Seen) -> None:
         from daemonset.taps.pcap import CaptureFileError

@@ -39,6 +39,11 @@ def element(name: str, /, *content: Content, **attributes: str | int | float | b
     return Markup(start if name in _VOID else f"{start}{''.join(_pieces(content))}</{name}>")
 
 
+def scrolling(label: str, *content: Content) -> Markup:
+    """A part that scrolls sideways where it is wider than the page, which the keyboard can do too."""
+    return element("div", *content, class_="scroll", tabindex=0, role="group", aria_label=label)
+
+
 def raw(name: str, text: str, /, **attributes: str) -> Markup:
     """An element whose content is ours and no markup: a script, a style sheet."""
     assert f"</{name}" not in text.lower()

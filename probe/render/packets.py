@@ -143,14 +143,14 @@ def _section_comments(report: Report, *, rebuilt: bool) -> list[str]:
         )
         if number
     )
-    said = [report.title] if report.title else []
-    said.append(f"{summary.journeys} journeys: {counts or 'none'}")
-    said += [f"incomplete: {reason}" for reason in report.capture.reasons[:20]]
+    told = [report.title] if report.title else []
+    told.append(f"{summary.journeys} journeys: {counts or 'none'}")
+    told += [f"incomplete: {reason}" for reason in report.capture.reasons[:20]]
     if report.journeys_omitted:
-        said.append(
+        told.append(
             f"{report.journeys_omitted} journeys are not told one by one; their packets have no comment"
         )
-    return [*said, _REBUILT] if rebuilt else said
+    return [*told, _REBUILT] if rebuilt else told
 
 
 def _from_rows(recording: Recording, marks: Marks) -> Iterator[_Packet]:
@@ -161,7 +161,7 @@ def _from_rows(recording: Recording, marks: Marks) -> Iterator[_Packet]:
             row = dict(zip(_NAMES, values, strict=True))
             head = recording.heads[row["head"] - 1] if row["head"] else None
             frame = rebuild(row, head)
-            comments = (*_comments(marks.of(row)), *_said(head))
+            comments = (*_comments(marks.of(row)), *said(head))
             direction = row["direction"] & 3
             yield _Packet(row["time"], *frame, direction, comments, row["tap"], ETHERNET)
 
@@ -239,7 +239,7 @@ def _change(passage: Passage, what: str) -> str:
     return f"{what} replaced on the way here{f': {by}' if by else ''}"
 
 
-def _said(head: Head | None) -> tuple[str, ...]:
+def said(head: Head | None) -> tuple[str, ...]:
     """What a payload that is not in the file said, as far as it was kept."""
     if head is None:
         return ()

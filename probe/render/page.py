@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.resources import files
 
-from analysis.report import Finding, Forgery, Hop, Journey, Path, Report, Verdict
+from analysis.report import Finding, Forgery, Hop, Journey, Path, Report, RuleSaid, Verdict
 from probe import __version__
-from probe.render.markup import Markup, document, element, raw
+from probe.render.evidence import Evidence
+from probe.render.markup import Content, Markup, document, element, raw, scrolling
+from probe.render.page_evidence import evidence_of
 from probe.render.page_health import health_section
 from probe.render.page_map import WAYS, draw
 from probe.render.rows import SAID, bare
@@ -27,6 +29,9 @@ _SIGNS = {Verdict.LOST: "×", Verdict.BLACKHOLED: "×", Verdict.INCONCLUSIVE: "�
 #: Journeys of one path that are listed, and paths that are told; the JSON report has all.
 _LISTED, _TOLD = 200, 500
 
+#: Paths of which is shown what was recorded of each hop.
+_WITH_EVIDENCE = 50
+
 _EVIDENCE = {
     "packet": "packets",
     "conntrack": "kernel's NAT record",
@@ -37,8 +42,8 @@ _EVIDENCE = {
 _Member = tuple[Path, Journey, Sequence[Journey]]
 
 
-def to_html(report: Report) -> str:
-    """The whole report as a document of its own."""
+def to_html(report: Report, evidence: Evidence | None = None) -> str:
+    """The whole report as a document of its own; with `evidence`, what was recorded of each hop."""
     style, script = (_own(name) for name in ("page.css", "page.js"))
     members = _members(report)
     title = f"Client addresses{f' of {report.service}' if report.service else ''}"
@@ -58,7 +63,7 @@ def to_html(report: Report) -> str:
         element(
             "main",
             _map(members),
-            _paths(members, report),
+            _paths(members, report, evidence),
             _findings(report.findings),
             health_section(report.health) if report.health is not None else None,
             _forgeries(report),
@@ -122,11 +127,11 @@ def _map(members: Sequence[_Member]) -> Markup | None:
             f"or blackholed. Dotted: inconclusive.{more}",
             class_="soft",
         ),
-        element("div", drawn, class_="scroll", tabindex=0, role="region", aria_labelledby="map-title"),
+        scrolling("Map", drawn),
     )
 
 
-def _paths(members: Sequence[_Member], report: Report) -> Markup:
+def _paths(members: Sequence[_Member], report: Report, evidence: Evidence | None) -> Markup:
     told = members[:_TOLD]
     notes = []
     if len(members) > len(told):
@@ -135,7 +140,10 @@ def _paths(members: Sequence[_Member], report: Report) -> Markup:
         notes.append(
             element("p", f"{report.journeys_omitted:,} connections are counted and not told one by one.")
         )
-    articles = [_path(number, member) for number, member in enumerate(told, start=1)]
+    articles = [
+        _path(number, member, evidence if number <= _WITH_EVIDENCE else None)
+        for number, member in enumerate(told, start=1)
+    ]
     return element(
         "section", element("h2", "Paths", id="paths", tabindex=-1), _filter(told), *articles, *notes
     )
@@ -166,7 +174,7 @@ def _nodes(journey: Journey) -> list[str]:
     return list(dict.fromkeys(hop.node for hop in journey.hops if hop.node))
 
 
-def _path(number: int, member: _Member) -> Markup:
+def _path(number: int, member: _Member, evidence: Evidence | None) -> Markup:
     path, journey, group = member
     clients = {each.client.address for each in group if each.client}
     heading = f"path-{number}"
@@ -181,6 +189,7 @@ def _path(number: int, member: _Member) -> Markup:
         ),
         _about(journey),
         _hops(journey),
+        evidence_of(journey, evidence) if evidence is not None else None,
         _listed(group) if len(group) > 1 else None,
         data_path=path.shape,
         data_verdict=str(path.verdict),
@@ -191,11 +200,12 @@ def _path(number: int, member: _Member) -> Markup:
 
 
 def _about(journey: Journey) -> Markup:
-    facts: list[tuple[str, str | Markup]] = [("Why", journey.reason)] if journey.reason else []
+    facts: list[tuple[str, Content]] = [("Why", journey.reason)] if journey.reason else []
     for snat in journey.snat:
         became = f"{snat.from_} became {snat.to}" if snat.from_ else f"the source is {snat.to}"
         rule = f", rule {snat.rule}" if snat.rule else ""
         facts.append(("Who", f"{snat.node or 'outside the cluster'}: {snat.mechanism}{rule}: {became}"))
+    facts += [("Rule", _rule(told)) for told in journey.rules]
     if journey.client:
         facts.append(("Client", f"{journey.client.address}, port {journey.client.port}"))
     if journey.seen_by_app:
@@ -221,18 +231,28 @@ def _about(journey: Journey) -> Markup:
     return element("dl", [(element("dt", name), element("dd", said)) for name, said in facts])
 
 
+def _rule(rule: RuleSaid) -> list[str | Markup]:
+    """A rule that the kernel named, or that counters leave, with what it is for."""
+    where = (
+        f"{rule.node}, in the pod with network namespace {rule.namespace}" if rule.namespace else rule.node
+    )
+    words = f"; {rule.words}" if rule.words else ""
+    known = {"trace": "", "counters": " (by its counter)"}.get(rule.evidence, " (one of several that fit)")
+    return [f"{where}, {rule.did}: ", element("code", rule.rule), words, known]
+
+
 def _hops(journey: Journey) -> Markup:
     heads = ("Node", "At", "Source", "Destination", "Evidence", "After", "Note")
     start = min((hop.time for hop in journey.hops), default=0.0)
-    return element(
-        "div",
+    caption = f"Hops of {journey.id}{_when(start)}"
+    return scrolling(
+        caption,
         element(
             "table",
-            element("caption", f"Hops of {journey.id}{_when(start)}"),
+            element("caption", caption),
             element("thead", element("tr", [element("th", head, scope="col") for head in heads])),
             element("tbody", [_hop(hop, start) for hop in journey.hops]),
         ),
-        class_="scroll",
     )
 
 
@@ -247,7 +267,7 @@ def _hop(hop: Hop, start: float) -> Markup:
         _end(hop, "source", hop.source),
         _end(hop, "destination", hop.destination),
         element("td", _EVIDENCE.get(hop.evidence, hop.evidence)),
-        element("td", after),
+        element("td", after, class_="time"),
         element("td", hop.note or ""),
     )
 
@@ -276,9 +296,8 @@ def _listed(group: Sequence[Journey]) -> Markup:
     )
     more = element("p", f"and {len(group) - _LISTED:,} more") if len(group) > _LISTED else None
     shown = element("table", element("thead", heads), element("tbody", rows))
-    return element(
-        "details", element("summary", f"{count(len(group), 'connection')} of this path"), shown, more
-    )
+    said = f"{count(len(group), 'connection')} of this path"
+    return element("details", element("summary", said), scrolling(said, shown), more)
 
 
 def _findings(findings: Sequence[Finding]) -> Markup | None:
@@ -318,7 +337,12 @@ def _forgeries(report: Report) -> Markup | None:
     return element(
         "section",
         element("h2", "Forged claims"),
-        element("table", element("thead", heads), element("tbody", list(map(_forgery, report.forgeries)))),
+        scrolling(
+            "Forged claims",
+            element(
+                "table", element("thead", heads), element("tbody", list(map(_forgery, report.forgeries)))
+            ),
+        ),
     )
 
 

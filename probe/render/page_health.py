@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from analysis.health.result import Health
 from probe.render.health import COLUMNS, checker_words, clock, node_row, outage_words, sums
-from probe.render.markup import Markup, element
+from probe.render.markup import Markup, element, scrolling
+from probe.render.page_timeline import draw_timeline
 
 #: Steps of the timeline that are shown; the JSON report has all.
 _EVENTS = 500
@@ -24,9 +25,21 @@ def health_section(health: Health) -> Markup:
         element("h2", "Health checks"),
         element("p", f"Of {health.service}, port {health.port}."),
         element("dl", [(element("dt", name), element("dd", said)) for name, said in facts]),
-        element("div", _nodes(health), class_="scroll"),
+        scrolling("Nodes and their answers", _nodes(health)),
+        _drawn(health),
         list(_timeline(health)),
     )
+
+
+def _drawn(health: Health) -> list[Markup] | None:
+    picture = draw_timeline(health)
+    if picture is None:
+        return None
+    words = (
+        "Bars: the node said that it has no endpoint. Marks: answers and endpoints that changed, connections that "
+        "failed or were served again; the timeline below names each."
+    )
+    return [element("p", words, class_="soft"), scrolling("Picture of the timeline", picture)]
 
 
 def _nodes(health: Health) -> Markup:
@@ -53,7 +66,12 @@ def _timeline(health: Health) -> Iterator[Markup]:
         element(
             "summary", f"Timeline from {clock(start)} UTC{f', its first {_EVENTS} steps' if more else ''}"
         ),
-        element("table", element("thead", _heads("After", "Node", "What happened")), element("tbody", rows)),
+        scrolling(
+            "Timeline",
+            element(
+                "table", element("thead", _heads("After", "Node", "What happened")), element("tbody", rows)
+            ),
+        ),
     )
 
 

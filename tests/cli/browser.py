@@ -37,7 +37,7 @@ class Browser:
         self._number = 0
         self._loaded = 0
         self._buffer = b""
-        self._profile = tempfile.TemporaryDirectory()
+        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         there, self._out = (fcntl.fcntl(each, fcntl.F_DUPFD, 20) for each in os.pipe())
         self._in, back = (fcntl.fcntl(each, fcntl.F_DUPFD, 20) for each in os.pipe())
         options = [
@@ -65,11 +65,15 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._out)
-        os.close(self._in)
-        self._process.kill()
-        self._process.wait(PATIENCE)
-        self._profile.cleanup()
+        try:
+            self._call("Browser.close")
+            self._process.wait(PATIENCE)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            os.close(self._out)
+            os.close(self._in)
+            self._profile.cleanup()
 
     def open(self, file: Path) -> None:
         """Load a file and wait until all of it is there."""

@@ -180,8 +180,10 @@ class TestForEverybody:
         for _, attributes in page.elements:
             assert attributes.get("aria-labelledby", identities[0]) in identities
         assert all(head.get("scope") == "col" for head in page.all("th"))
-        [svg] = page.all("svg")
-        assert svg["role"] == "img"
+        assert len(page.all("svg")) == 2, "the map, and the timeline of health checks"
+        for svg in page.all("svg"):
+            assert svg["role"] == "img"
+            assert svg.get("aria-labelledby") or svg.get("aria-label")
         [output] = page.all("output")
         assert output["aria-live"] == "polite"
 
