@@ -1,0 +1,195 @@
+"""Nothing left behind: the command, an agent, the lab's own processes killed with SIGKILL at random moments."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+from prove.row import Row
+from tests.lab.here import REPOSITORY, descendants, footprint, identity, why_not
+
+#: What is started, over and over: a capture with agents, servers, a balancer, rules traced, and a session kept.
+_SCENARIO = "proxy-v2-ok"
+
+#: Seconds within which everything has to be gone. Abandoned agents are allowed 30 s.
+_WITHIN = 30.0
+
+_MARK = "PROBE_PROVE"
+_DETAILS = 3
+
+
+class Capture:
+    """One capture in the lab, under way; every process of it carries a mark in its environment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.mark = uuid4().hex
+        self.folder = folder
+        command = [
+            "capture",
+            "--lab",
+            _SCENARIO,
+            "--trace-rules",
+            "--record",
+            str(folder / "session"),
+            "-o",
+            "json",
+        ]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "probe", *command],
+            cwd=REPOSITORY,
+            env=os.environ | {_MARK: self.mark, "TMPDIR": str(folder)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.seen: dict[int, str] = {}
+
+    def look(self) -> None:
+        """Remember every process that belongs to it now."""
+        for pid in {self.process.pid, *descendants(self.process.pid), *_marked(self.mark)}:
+            if who := identity(pid):
+                self.seen[pid] = who
+
+    def live(self) -> list[int]:
+        """Those that are still there."""
+        self.look()
+        return [pid for pid, who in self.seen.items() if identity(pid) == who]
+
+
+def _marked(mark: str) -> Iterator[int]:
+    """Processes with this mark in their environment, whoever is their parent by now."""
+    wanted = f"{_MARK}={mark}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                yield int(folder.name)
+        except OSError:
+            continue  # it has just ended, or is not ours
+
+
+def command(capture: Capture, _: random.Random) -> int | None:
+    """The command itself."""
+    return capture.process.pid
+
+
+def agent(capture: Capture, dice: random.Random) -> int | None:
+    """An agent, where there is one already."""
+    return _one(capture, dice, lambda words: "daemonset.agent" in words)
+
+
+def launcher(capture: Capture, dice: random.Random) -> int | None:
+    """A process of the lab itself: its launcher, its first process, or what builds it."""
+    below = descendants(capture.process.pid)
+    return _one(capture, dice, lambda words: "probe.lab" in words) or (
+        dice.choice(sorted(below)) if below else None
+    )
+
+
+def anything(capture: Capture, dice: random.Random) -> int | None:
+    """Any process of all that were started: servers, clients, agents, the lab's own."""
+    below = descendants(capture.process.pid)
+    return dice.choice(sorted(below)) if below else None
+
+
+def _one(capture: Capture, dice: random.Random, wanted: Callable[[str], bool]) -> int | None:
+    found = [pid for pid in sorted(descendants(capture.process.pid)) if wanted(_words(pid))]
+    return dice.choice(found) if found else None
+
+
+def _words(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+VICTIMS = {
+    "the command": command,
+    "an agent": agent,
+    "the lab's processes": launcher,
+    "any process": anything,
+}
+
+
+def once(victim: Callable[[Capture, random.Random], int | None], seed: str, most: float) -> list[str]:
+    """Start a capture, kill the victim at a moment up to `most` seconds later, and name what is left."""
+    dice = random.Random(seed)  # noqa: S311 - to be made again
+    before = footprint()
+    with tempfile.TemporaryDirectory(prefix="prove-") as folder:
+        capture = Capture(Path(folder))
+        moment = time.monotonic() + dice.uniform(0, most)
+        while time.monotonic() < moment and capture.process.poll() is None:
+            capture.look()
+            _wait(capture.process.pid, min(0.1, max(0.0, moment - time.monotonic())))
+        capture.look()
+        if (pid := victim(capture, dice)) is not None:
+            _kill(pid)
+        deadline = time.monotonic() + _WITHIN + most
+        while (left := capture.live()) and time.monotonic() < deadline:
+            capture.process.poll()
+            _wait(left[0], 0.5)
+        code = capture.process.poll()
+        found = [f"process {pid}: {_words(pid)[:120]}" for pid in left]
+        session = Path(folder, "session")
+        found += [f"file {path.name}" for path in Path(folder).iterdir() if path != session]
+        if code == 1:
+            found.append("the command called it a defect of its own")
+        for pid in left:
+            _kill(pid)
+        capture.process.wait()
+    after = footprint()
+    found += [
+        f"{kind}: {new}"
+        for kind in ("interfaces", "mounts", "names")
+        for new in sorted(after[kind] - before[kind])
+    ]
+    return found
+
+
+def _wait(pid: int, seconds: float) -> None:
+    """Until a process ends, or so long."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    select.select([handle], [], [], seconds)
+    os.close(handle)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def rows(*, long: bool, times: int | None = None) -> list[Row]:
+    """One row for each victim."""
+    again = f"python -m prove kills{' --long' if long else ''}"
+    if reason := why_not():
+        return [Row(f"kill -9 of {name}", 0, 0, again=again, skipped=reason) for name in VICTIMS]
+    wanted = times or (100 if long else 5)
+    most = _whole_run()
+    found: list[Row] = []
+    for name, victim in VICTIMS.items():
+        left = {number: once(victim, f"{name}/{number}", most) for number in range(wanted)}
+        wrong = [f"time {number}: {', '.join(each)}" for number, each in left.items() if each]
+        what = f"within the {most:.1f} s of a capture"
+        found.append(Row(f"kill -9 of {name}", wanted, len(wrong), what, again, tuple(wrong[:_DETAILS])))
+    return found
+
+
+def _whole_run() -> float:
+    """How long a capture takes that nobody disturbs, in seconds."""
+    with tempfile.TemporaryDirectory(prefix="prove-") as folder:
+        begun = time.monotonic()
+        Capture(Path(folder)).process.wait()
+        return time.monotonic() - begun
