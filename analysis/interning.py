@@ -30,11 +30,19 @@ def at_least(high: Column, low: Column, address: int) -> Column:
     return result
 
 
+def _mixed(words: Column) -> Column:
+    """Other words, one for one, each bit of which depends on all bits (the last step of SplitMix64)."""
+    words = (words ^ words >> np.uint64(30)) * np.uint64(0xBF58_476D_1CE4_E5B9)
+    words = (words ^ words >> np.uint64(27)) * np.uint64(0x94D0_49BB_1331_11EB)
+    mixed: Column = words ^ words >> np.uint64(31)
+    return mixed
+
+
 class Interned:
     """Addresses in the order in which they were met. `high` and `low` are their words by number.
 
-    They are looked up by a hash whose factor nobody outside knows. That two share it is improbable, and not assumed:
-    then there is another factor.
+    They are looked up by a hash that depends on a secret, so that nobody can choose addresses which share it. That two
+    do is improbable, and not assumed: then there is another secret.
     """
 
     def __init__(self) -> None:
@@ -74,7 +82,9 @@ class Interned:
         return at_least(self.high, self.low, first) & ~at_least(self.high, self.low, last + 1)
 
     def _key(self, high: Column, low: Column) -> Column:
-        return high * self._factor ^ low
+        if not high.any():  # IPv4
+            return _mixed(self._secret) + low
+        return _mixed(high ^ self._secret) + low
 
     def _find(self, keys: Column) -> Column:
         found = np.searchsorted(self._keys, keys)
@@ -89,9 +99,9 @@ class Interned:
         self._sort(self._key(self.high, self.low))
 
     def _rehash(self) -> None:
-        """Take another factor, under which no two of the addresses that are known share a key."""
+        """Take another secret, under which no two of the addresses that are known share a key."""
         while True:
-            self._factor = np.uint64(secrets.randbits(64) | 1)
+            self._secret = np.full(1, secrets.randbits(64), dtype=np.uint64)
             keys = self._key(self.high, self.low)
             if len(np.unique(keys)) == len(keys):
                 self._sort(keys)

@@ -43,11 +43,11 @@ _PART = 2_500_000
 _TABLES = """
     create temp table sightings (
         leg bigint, protocol utinyint, tap uinteger, tunnel utinyint, src uinteger, sport usmallint, dst uinteger,
-        dport usmallint, first ubigint, seen ubigint, last ubigint, syns uinteger, replied boolean,
+        dport usmallint, first bigint, seen bigint, last bigint, syns uinteger, replied boolean,
         outer_src uinteger, outer_dst uinteger
     );
     create temp table legs (
-        leg bigint, isn uinteger, protocol utinyint, row uinteger, start ubigint, finish ubigint, answered boolean,
+        leg bigint, isn uinteger, protocol utinyint, row uinteger, start bigint, finish bigint, answered boolean,
         server_isn uinteger, first_stamp uinteger, last_stamp uinteger, least_src uinteger, most_src uinteger,
         least_dst ubigint, most_dst ubigint
     )

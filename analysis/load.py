@@ -32,25 +32,28 @@ _SYN, _RST, _ACK = 2, 4, 16
 #: Set in the `tunnel` of an answer that its tap does not show as it is on the wire.
 HALF_TRANSLATED = 0x80
 
+#: ns, in the year 2116: a time that a stream puts later is no time, and is counted with as this one.
+_LATEST = np.uint64(1 << 62)
+
 #: Rows whose columns are made at once: they and their columns fit the processor's cache.
 _BLOCK = 1 << 13
 
 #: Flags: 1 FIN, 2 SYN, 4 RST, 16 ACK. A SYN carries the client's initial sequence number and timestamp; the SYN-ACK
 #: acknowledges the number plus one, and echoes the timestamp. `server_isn` is of answers alone.
 _OPENINGS = {
-    "row": "u4", "tap": "u4", "time": "u8", "src": "u4", "sport": "u2", "dst": "u4", "dport": "u2", "outer_src": "u4",
+    "row": "u4", "tap": "u4", "time": "i8", "src": "u4", "sport": "u2", "dst": "u4", "dport": "u2", "outer_src": "u4",
     "outer_dst": "u4", "tunnel": "u1", "forward": "?", "isn": "u4", "stamp": "u4", "server_isn": "u4",
 }  # fmt: skip
 
 #: What is asked of packets; the rest stays where it is.
 _PACKETS = {
-    "row": "u4", "tap": "u4", "time": "u8", "protocol": "u1", "src": "u4", "sport": "u2", "dst": "u4", "dport": "u2",
+    "row": "u4", "tap": "u4", "time": "i8", "protocol": "u1", "src": "u4", "sport": "u2", "dst": "u4", "dport": "u2",
     "outer_src": "u4", "outer_dst": "u4", "flags": "u1", "seq": "u4", "ack": "u4", "length": "u4", "payload": "u1",
     "digest": "u8", "head": "u4", "icmp": "u2", "tunnel": "u1",
 }  # fmt: skip
 _OPENING_FIELDS = ("tap", "time", "src", "sport", "dst", "dport", "outer_src", "outer_dst", "tunnel", "seq")
 _NAT = {
-    "record": "u4", "time": "u8", "node": "u2", "protocol": "u1", "orig_src": "u4", "orig_sport": "u2",
+    "record": "u4", "time": "i8", "node": "u2", "protocol": "u1", "orig_src": "u4", "orig_sport": "u2",
     "orig_dst": "u4", "orig_dport": "u2", "reply_src": "u4", "reply_sport": "u2", "reply_dst": "u4",
     "reply_dport": "u2",
 }  # fmt: skip
@@ -173,11 +176,13 @@ def _opened(block: Rows, ends: Mapping[str, Rows], start: int, at: Rows, exact: 
 def _taken(block: Rows, ends: Mapping[str, Rows], names: Iterable[str], at: Rows) -> dict[str, Rows]:
     """Of these columns those that the rows have, for the rows `at`."""
     had = block.dtype.names or ()
-    return {
+    taken = {
         name: (ends[name] if name in ends else block[name])[at]
         for name in names
         if name in ends or name in had
     }
+    taken["time"] = np.minimum(taken["time"], _LATEST).astype(np.int64)
+    return taken
 
 
 def _numbers(start: int, at: Rows) -> Rows:

@@ -20,7 +20,8 @@ Rules:
    deflating makes it smaller by another sixth and takes seven times as long, which is time that the kernel's
    ring fills up in.
 2. Heads that rows refer to stand in a `Heads` message directly before their packets frame.
-3. A row never names a tap that no earlier `Taps` message announced, nor a head that does not exist.
+3. A row never names a tap that no earlier `Taps` message announced, nor a head that does not exist, nor a kind of
+   direction, tunnel or payload that the schema does not have.
 4. A frame is at most `FRAME_LIMIT` bytes long, also after unpacking: a reader's memory is bounded whatever
    arrives.
 5. This file knows nothing of files' whereabouts, of pipes, clocks or sessions. `Reader` takes bytes at any
@@ -43,6 +44,7 @@ from daemonset.observation import (
     PACKET,
     SCHEMA_VERSION,
     Bye,
+    Direction,
     Gap,
     Head,
     Heads,
@@ -50,6 +52,7 @@ from daemonset.observation import (
     Layout,
     Loss,
     Message,
+    Payload,
     Ready,
     RuleCounts,
     RuleHits,
@@ -58,6 +61,7 @@ from daemonset.observation import (
     Topology,
     TracedRules,
     Tracing,
+    Tunnel,
 )
 
 MAGIC = b"SIPOBS"
@@ -75,6 +79,9 @@ FRAME_LIMIT = 64 << 20
 PACK_FROM = 4
 
 _TOGETHER = 32  # rows; so many are whole words, whatever a row's size
+
+#: Columns that hold a kind, and how many kinds there are: they count from 0.
+_KINDS = {"direction": len(Direction), "tunnel": len(Tunnel), "payload": len(Payload)}
 
 _CHUNK = 1 << 18
 _WORTH_A_COPY = 1 << 16
@@ -369,6 +376,9 @@ def _check_indices(rows: bytes, taps: int, heads: int, where: str) -> None:
         raise WireError(f"{where}: a packet of tap {tap}, which was never announced")
     if (head := int(columns["head"].max())) > heads:
         raise WireError(f"{where}: a packet refers to head {head} of {heads}")
+    for name, kinds in _KINDS.items():
+        if (kind := int(columns[name].max())) >= kinds:
+            raise WireError(f"{where}: a packet of {name} {kind}, which this schema does not know")
 
 
 def _one_line(error: Exception) -> str:

@@ -27,6 +27,7 @@ from daemonset.observation import (
     TapKind,
     Taps,
     Tlv,
+    Tunnel,
 )
 from daemonset.wire import Frame, NatRows, PacketRows, Reader, TruncatedError, WireError, Writer, read_stream
 
@@ -179,6 +180,14 @@ def test_any_flipped_byte_is_a_frame_or_a_wire_error(data: st.DataObject) -> Non
         (PREAMBLE + raw_frame(1, msgspec.msgpack.encode({"type": "tapz"})), "corrupt frame"),
         (stream(PacketRows(packet())), "never announced"),
         (stream(Loss(tap=0, received=1, dropped=0)), "never announced"),
+        (
+            stream(Taps((TAP,)), PacketRows(packet(tunnel=len(Tunnel)))),
+            "tunnel 5, which this schema does not know",
+        ),
+        (
+            stream(Taps((TAP,)), PacketRows(packet(payload=255))),
+            "payload 255, which this schema does not know",
+        ),
         (stream(Taps((TAP,)), PacketRows(packet(head=1))), "head 1 of 0"),
         (stream(Heads(HEADS), NatRows(bytes(NAT.size))), "heads without"),
         (stream(Heads(HEADS), Ready()), "heads without"),

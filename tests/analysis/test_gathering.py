@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import gathering
+from analysis import gathering, interning
 from analysis.analyze import analyze
 from analysis.gathering import Columns, Gathered, pieces
 from analysis.interning import Interned
@@ -91,12 +91,24 @@ def test_columns_on_disk_are_as_columns_in_memory(monkeypatch: pytest.MonkeyPatc
 
 
 def test_addresses_that_share_a_key_keep_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    factors = iter([1, 1, secrets.randbits(64)])
-    monkeypatch.setattr("analysis.interning.secrets.randbits", lambda _: next(factors))
-    known = Interned()  # by the factor 1, an address is known by its words' difference alone
-    high, low = np.array([1, 2, 7], dtype=np.uint64), np.array([2, 1, 0], dtype=np.uint64)
+    secret = 5
+    given_secrets = iter([secret, secret, secrets.randbits(64)])
+    monkeypatch.setattr("analysis.interning.secrets.randbits", lambda _: next(given_secrets))
+    known = Interned()
+    high = np.array([1, 2, 7], dtype=np.uint64)
+    first, second, _ = interning._mixed(high ^ np.uint64(secret))
+    low = np.array([9, 9 + int(first) - int(second) & (1 << 64) - 1, 0], dtype=np.uint64)
+    assert len(set(known._key(high, low).tolist())) == 2, "two of them share a key by this secret"
     assert known.numbers(high[:1], low[:1]).tolist() == [1]
     assert sorted(known.numbers(high, low).tolist()) == [1, 2, 3]
+
+
+def test_no_addresses_share_a_key_by_their_looks() -> None:
+    """What differs in the top bits alone would share a key by any product of whole words."""
+    top = 1 << 63
+    high = np.array([0, top, 0, top], dtype=np.uint64)
+    low = np.array([0, 0, top, top], dtype=np.uint64)
+    assert Interned().numbers(high, low).tolist() == [0, 1, 2, 3]
 
 
 @given(
