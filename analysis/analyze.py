@@ -15,7 +15,6 @@ import msgspec
 
 from analysis.addresses import AddressBook
 from analysis.asked import Asked
-from analysis.claims import Claims
 from analysis.clients import EVERYBODY, Clients
 from analysis.corroboration import Corroboration
 from analysis.facts import Facts, Service
@@ -25,10 +24,18 @@ from analysis.health.judge import codes_of
 from analysis.health.own import NONE_OWN, OwnChecks
 from analysis.health.watching import watched_of
 from analysis.ingress import IngressFacts, IngressRecord
-from analysis.journeys import Given, Selection, health_ports, learn_balancers, select
+from analysis.journeys import (
+    Given,
+    Selection,
+    health_ports,
+    learn_balancers,
+    select,
+    suspect_all_who_name_others,
+)
 from analysis.judging import Context, Judge
 from analysis.knowledge import Coverage
 from analysis.legs import LegStore
+from analysis.likeness import Heads, Likeness
 from analysis.mismatch import Habits
 from analysis.recording import Recording
 from analysis.report import Capture, Journey, Path, Report, Summary, Verdict
@@ -36,7 +43,6 @@ from analysis.rule_hits import RuleBook, counted_rules
 from analysis.shapes import Classify, Shape
 from analysis.strangers import Strangers
 from analysis.telling import findings_of, journey_of, stranded
-from daemonset.observation import Head
 
 JOURNEYS_TOLD = 5_000
 
@@ -88,15 +94,18 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
     book = AddressBook(facts, recording.topologies, services)
     rules = RuleBook(recording.rule_hits, recording.rules, counted_rules(recording), recording.taps)
     context = Context(recording, facts, book, Coverage.of(recording), rules=rules)
+    heads = Heads(book)
     store = LegStore(recording, lambda *where: _is_server(context, *where))
     try:
         learn_balancers(store, recording.taps, book, facts, given.own)
         count = len(store)
         whole = count <= limit
+        if not whole:
+            suspect_all_who_name_others(store, recording.heads, recording.taps, book)
         if clients and not whole:
             shapes = _chosen(store, recording, clients, limit)
         else:
-            shapes = _shapes(store, book, limit, whole=whole)
+            shapes = _shapes(store, book, heads, limit, whole=whole)
         legs = store.collect([number for shape in shapes for number in shape.sample])
         checked = not whole and bool(store.askers_of(health_ports(facts)))
         more = store.collect(store.earliest(HEALTH_LEGS)) if checked else []
@@ -114,6 +123,8 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
         habits=Habits(selection.trips, selection.connections),
         corroboration=Corroboration(given.ingress),
     )
+    single = partial or bool(given.asked) or bool(clients) or selection.passed_balancers
+    likeness = Likeness(context, heads, known=not single)
     everything = (
         selection if not checked else select(more, recording.taps, book, facts, given, strangers=Strangers())
     )
@@ -127,7 +138,7 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
         reasons=_not_all(count, recording.sample),
     )
     journeys, weights, skipped = _judged(
-        selection, shapes, context, clients, stranded_too=whole and not partial
+        selection, shapes, likeness, clients, stranded_too=whole and not partial
     )
     capture = _capture(recording, facts, selection, clients, skipped)
     if clients and not whole and len(shapes) == limit:
@@ -151,9 +162,9 @@ def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Gi
     )
 
 
-def _shapes(store: LegStore, book: AddressBook, limit: int, *, whole: bool) -> list[Shape]:
+def _shapes(store: LegStore, book: AddressBook, heads: Heads, limit: int, *, whole: bool) -> list[Shape]:
     """All shapes; up to `limit` legs of them to be told one by one."""
-    classify = Classify(book.owner_codes, book.target_code, _head_code)
+    classify = Classify(book.owner_codes, book.target_code, heads.code)
     count = store.shape(classify)
     return store.shapes(limit if whole else max(1, limit // count))
 
@@ -192,25 +203,6 @@ def _is_server(context: Context, protocol: int, address: int, port: int) -> bool
     return context.book.target(protocol, address, port) is not None
 
 
-def _head_code(head: Head) -> int:
-    """What of a decoded head a judgement looks at, as bits."""
-    header = head.proxy[0] if head.proxy else None
-    refused = head.http is not None and " 400" in head.http.start[:13]
-    return (
-        1
-        | bool(head.proxy_error) << 1
-        | head.proxy_complete << 2
-        | refused << 3
-        | (header is not None) << 4
-        | (header is not None and header.source is None) << 5
-        | (header is not None and header.command == "LOCAL") << 6
-        | (len(head.proxy) > 1) << 7
-        | (head.tls is not None) << 8
-        | head.h2 << 9
-        | (head.http is not None and bool(Claims.of(head.http))) << 10
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class _Omitted:
     """How many more like a journey were not told one by one, and whether they have its verdict for certain."""
@@ -222,27 +214,31 @@ class _Omitted:
 _NONE_OMITTED = _Omitted(0, True)
 
 
-def _decided_by_shape(selection: Selection, shape_of: dict[int, Shape], judge: Judge) -> dict[int, bool]:
+def _decided_by_shape(
+    selection: Selection, shape_of: dict[int, Shape], judge: Judge, likeness: Likeness
+) -> dict[int, bool]:
     """For each shape whether its legs' verdicts follow from it, and not from what their requests and headers say."""
     decided: dict[int, bool] = defaultdict(lambda: True)
     for connection in selection.connections:
         key = shape_of[connection.trip.leg.number].key
-        decided[key] = decided[key] and not judge.particular(connection)
+        alike = not judge.particular(connection) or likeness.header_is_as_others(connection)
+        decided[key] = decided[key] and alike
     return decided
 
 
 def _judged(
-    selection: Selection, shapes: Sequence[Shape], context: Context, clients: Clients, *, stranded_too: bool
+    selection: Selection, shapes: Sequence[Shape], likeness: Likeness, clients: Clients, *, stranded_too: bool
 ) -> tuple[list[Journey], dict[str, _Omitted], Counter[bool | None]]:
     """Journeys in order of time, how many more like it some of them stand for, and how many were left out.
 
     Left out are those of clients that are not wanted (False), and of nobody knows whom (None).
     """
     shape_of = {number: shape for shape in shapes for number in shape.sample}
+    context = likeness.context
     judge = Judge(context, {number: shape.key for number, shape in shape_of.items()})
     judge.listen(selection.connections)
     told: list[tuple[Journey, _Omitted]] = []
-    for_certain = _decided_by_shape(selection, shape_of, judge)
+    for_certain = _decided_by_shape(selection, shape_of, judge, likeness)
     for connection in selection.connections:
         shape = shape_of[connection.trip.leg.number]
         first = connection.trip.leg.number == shape.sample[0] and connection.part == 0

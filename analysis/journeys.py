@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from analysis.addresses import AddressBook, OwnerKind, endpoint
 from analysis.asked import Asked
-from analysis.claims import address_in
+from analysis.claims import Claims, address_in
 from analysis.clients import EVERYBODY, Clients
 from analysis.corroboration import application_word, logged_word
 from analysis.endings import Endings
@@ -28,7 +28,7 @@ from analysis.repeated import repeated_requests
 from analysis.separate import separate
 from analysis.strangers import Strangers
 from analysis.trips import Connection, Link, Request, Trip, Word
-from daemonset.observation import Tap, TapKind
+from daemonset.observation import Head, Tap, TapKind
 
 KUBE_PROXY_HEALTHZ = 10256  # kube-proxy --healthz-bind-address
 
@@ -45,6 +45,7 @@ class Selection:
     probes: int  # health checks
     trips: tuple[Trip, ...] = ()  # every leg with its path, journeys or not
     checks: tuple[Trip, ...] = ()  # health checks at the Service's own port
+    passed_balancers: bool = False  # connections into a balancer were seen, which others may carry on
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def select(
     connections = _tried_again([connection for trip in chosen for connection in gather.connections(trip)])
     ended = _ended(fronts, connections, book)
     _suspect_who_names_others(connections, trips, book)
-    return Selection(connections, ended, len(checks), tuple(trips), checks)
+    return Selection(connections, ended, len(checks), tuple(trips), checks, bool(fronts))
 
 
 def _suspect_who_names_others(
@@ -124,6 +125,29 @@ def _names_others(connection: Connection, book: AddressBook) -> int | None:
     if who is None or connection.asked is not None or book.owner(who).kind is not OwnerKind.EXTERNAL:
         return None
     return who if any(each.addresses - {who} for each in claims) else None
+
+
+def suspect_all_who_name_others(
+    store: LegStore, heads: Sequence[Head], taps: Sequence[Tap], book: AddressBook
+) -> None:
+    """The same where not all connections are looked at: by what was said on any, whether or not it is a journey."""
+    claims: dict[int, list[Claims]] = {}
+    for number, head in enumerate(heads, start=1):
+        found = [Claims.of(each) for each in (head.http, *head.more) if each is not None]
+        if any(found):
+            claims[number] = found
+    if not claims:
+        return
+    at_clients = [number for number, tap in enumerate(taps) if tap.kind is TapKind.CLIENT]
+    watched = {source for _, source, _ in store.pairs_at(at_clients)}
+    for source, first, number in store.saying(list(claims)):
+        headers = [*(heads[first - 1].proxy if first else ()), *heads[number - 1].proxy]
+        texts = [header.source for header in headers if header.source is not None]
+        told = {named for text in texts if (named := address_in(text)) is not None}
+        others = frozenset().union(*(each.addresses for each in claims[number]))
+        for who in {source, *(each for each in told if others - {each})} - watched:
+            if book.owner(who).kind is OwnerKind.EXTERNAL:
+                book.suspect_balancer(who)
 
 
 #: Which tie of their leg requests came by (-1: not known), and the addresses that the endpoint then named.

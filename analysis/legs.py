@@ -33,7 +33,7 @@ from analysis.load import load
 from analysis.recording import Recording
 from analysis.shapes import Classify, Shape, shape, shapes
 from analysis.strangers import Strangers, find_strangers
-from analysis.streams import SILENT, Stream, collect_streams
+from analysis.streams import ASKERS, SILENT, Stream, collect_streams
 from daemonset.observation import Head, Payload, Tunnel, address_words
 
 #: What a join may put on the disk: some times the recording itself. More would be a defect, and fill the disk.
@@ -41,14 +41,6 @@ _SPILL_FACTOR, _SPILL_LEAST = 8, 1 << 30
 
 #: What a join may keep in memory: bytes for each row, and for few rows.
 _MEMORY_ROW, _MEMORY_LEAST = 50, 500 << 20
-
-#: What only the side that opened a connection says.
-_SPEAKS_FIRST = ", ".join(
-    str(int(payload))
-    for payload in (
-        Payload.PROXY_V1, Payload.PROXY_V2, Payload.TLS_CLIENT_HELLO, Payload.HTTP_REQUEST, Payload.H2_PREFACE,
-    )
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +182,7 @@ class LegStore:
 
     def askers(self) -> frozenset[int]:
         """Every address that may have opened a connection: was seen to, or to speak first, or the kernel says so."""
-        rows = self._database.execute(f"""
-            select src from sightings union select orig_src from nat
-            union select src from packets where payload in ({_SPEAKS_FIRST})
-        """).fetchall()  # noqa: S608 - only constants of this module are put into the text
+        rows = self._database.execute(ASKERS).fetchall()
         return frozenset(self._addresses[src] for (src,) in rows)
 
     def askers_of(self, ports: Sequence[int], but: Collection[tuple[str, int]] = ()) -> list[tuple[int, int]]:
@@ -245,6 +234,17 @@ class LegStore:
             select leg from legs semi join touching using (leg) order by start, row
         """).fetchall()  # noqa: S608 - columns of this module and numbers are put into the text
         return [leg for (leg,) in rows]
+
+    def saying(self, heads: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Who sent these heads: the source, the head that its leg may have begun with (0: none), and the head."""
+        self._database.register("named", {"head": np.array(heads, dtype=np.uint32)})
+        rows = self._database.execute(f"""
+            select distinct b.src, coalesce(f.head, 0), b.head
+            from packets b semi join named using (head)
+            left join sightings a on a.tap = b.tap and b.time >= a.seen and {SAME_TUPLE}
+            left join first_bytes f on f.leg = a.leg and f.client
+        """).fetchall()  # noqa: S608 - columns of this package are put into the text
+        return [(self._addresses[src], first, head) for src, first, head in rows]
 
     def collect(self, numbers: Sequence[int]) -> list[Leg]:
         """These legs in full, in order of their first packet."""

@@ -15,7 +15,11 @@ import numpy as np
 from analysis.gathering import Rows
 from analysis.interning import Interned
 from analysis.joining import DESTINATION
-from daemonset.observation import Head
+from analysis.streams import ASKERS, speak
+from daemonset.observation import Head, Payload
+
+#: Legs that begin with a PROXY header which could be read.
+_HEADED = f"client and payload in ({int(Payload.PROXY_V1)}, {int(Payload.PROXY_V2)}) and head > 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +49,17 @@ def shape(
 ) -> int:
     """Make the table from what was joined; answers with how many shapes there are."""
     _register_classes(database, classify, addresses, heads)
-    database.execute(f"create or replace temp table shaped as {_shaped(_OF_TWO)}")
+    spoken = bool(database.execute(f"select 1 from first_bytes where {_HEADED} limit 1").fetchall())  # noqa: S608
+    if spoken:
+        _register_askers(database)
+        speak(database, _HEADED)
+    for_two = _shaped(_OF_TWO, spoken=spoken)
+    database.execute(f"create or replace temp table shaped as {for_two}")
     database.execute("create or replace temp table many as select leg from shaped where crowded")
     if database.execute("select 1 from many limit 1").fetchall():
+        for_many = _shaped(_OF_MANY, "semi join many using (leg)", spoken=spoken)
         database.execute("delete from shaped where crowded")
-        database.execute(f"insert into shaped by name {_shaped(_OF_MANY, 'semi join many using (leg)')}")
+        database.execute(f"insert into shaped by name {for_many}")
     return int(database.execute("select count(distinct shape) from shaped").fetchall()[0][0])
 
 
@@ -90,6 +100,14 @@ def _register_classes(
     database.register("head_codes", _columns(np.array(said, dtype=[("head", "u4"), ("code", "i4")])))
 
 
+def _register_askers(database: duckdb.DuckDBPyConnection) -> None:
+    """Addresses differ also by whether they may have opened a connection: what a server asks says whom it believes."""
+    database.execute(f"""
+        create or replace temp view asking as
+        select address, code * 2 + (address in (select src from ({ASKERS})))::int as code from owners
+    """)  # noqa: S608 - a constant of this package
+
+
 def _columns(table: Rows) -> dict[str, Rows]:
     return {name: np.ascontiguousarray(table[name]) for name in table.dtype.names or ()}
 
@@ -108,8 +126,13 @@ _OF_MANY = """
 """
 
 
-def _shaped(numbered: str, only: str = "") -> str:
-    """The shapes of legs; `only`: of which."""
+def _shaped(numbered: str, only: str = "", *, spoken: bool) -> str:
+    """The shapes of legs; `only`: of which. `spoken`: with what was said where, and who asks."""
+    owners = "asking" if spoken else "owners"
+    said = f"""
+        union all
+        select leg, false, hash('spoken', client, first, tap, payload, code) from spoken {only}
+    """  # noqa: S608 - only constants of this package are put into the text
     return f"""
         with placed as (
             select *, row_number() over (partition by leg order by coalesce(first, seen), seen, tap) as place
@@ -121,8 +144,8 @@ def _shaped(numbered: str, only: str = "") -> str:
                 n.syns > 1 and n.last - n.first >= 500000000, a.code, b.code, t.code
             ) as token
             from ({numbered}) n
-            join owners a on a.address = n.src
-            join owners b on b.address = n.dst
+            join {owners} a on a.address = n.src
+            join {owners} b on b.address = n.dst
             join targets t on t.protocol = n.protocol and t.address = n.dst and t.port = n.dport
             union all
             select leg, false, hash('nat', n.node, o.code, t.code, a.code, b.code,
@@ -133,15 +156,16 @@ def _shaped(numbered: str, only: str = "") -> str:
                              exists(from sightings s where s.leg = translations.leg and s.sport = n.orig_sport
                                     and s.src = n.orig_src and s.dst = n.orig_dst))
             from translations {only} join nat n using (record)
-            join owners o on o.address = n.orig_src
-            join owners a on a.address = n.reply_src
-            join owners b on b.address = n.reply_dst
+            join {owners} o on o.address = n.orig_src
+            join {owners} a on a.address = n.reply_src
+            join {owners} b on b.address = n.reply_dst
             join targets t on t.protocol = n.protocol and t.address = n.orig_dst and t.port = n.orig_dport
             union all
             select leg, false, hash('bytes', client, payload, code)
             from first_bytes {only} join head_codes using (head)
             union all
             select distinct leg, false, hash('refused', p.icmp) from refusals {only} join packets p using (row)
+            {said if spoken else ""}
         ),
         summed as (
             select leg, sum(token::hugeint) as tokens, bool_or(crowded) as crowded from token group by leg

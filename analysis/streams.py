@@ -82,6 +82,20 @@ SILENT = Stream()
 _SAYING = f"(head > 0 or payload in ({int(Payload.H2_PREFACE)}, {int(Payload.TLS_OTHER)}))"
 _TELLING = f"protocol = 6 and icmp = 0 and ({_SAYING} or (flags & 5) <> 0)"
 
+#: What only the side that opened a connection says.
+_SPEAKS_FIRST = ", ".join(
+    str(int(payload))
+    for payload in (
+        Payload.PROXY_V1, Payload.PROXY_V2, Payload.TLS_CLIENT_HELLO, Payload.HTTP_REQUEST, Payload.H2_PREFACE,
+    )
+)  # fmt: skip
+
+#: Every address that may have opened a connection: was seen to, or to speak first, or the kernel says so.
+ASKERS = f"""
+    select src from sightings union select orig_src from nat
+    union select src from packets where payload in ({_SPEAKS_FIRST})
+"""  # noqa: S608 - only constants of this module are put into the text
+
 _SAME = "b.src = a.src and b.sport = a.sport and b.dst = a.dst and b.dport = a.dport"
 _MIRRORED = "b.src = a.dst and b.sport = a.dport and b.dst = a.src and b.dport = a.sport"
 
@@ -96,21 +110,7 @@ def collect_streams(
     """
     if not database.execute(f"select 1 from packets where {_TELLING} limit 1").fetchall():  # noqa: S608 - a constant
         return {}
-    # Legs that are not chosen count only as far as they use a tuple of one that is, and so do packets.
-    database.execute("""
-        create or replace temp table rivals as
-        from sightings
-        semi join (from sightings semi join chosen using (leg)) using (tap, src, sport, dst, dport)
-        where protocol = 6
-    """)
-    database.execute(f"""
-        create or replace temp table around as
-        from packets
-        semi join (
-            select tap, src, sport, dst, dport from rivals union select tap, dst, dport, src, sport from rivals
-        ) using (tap, src, sport, dst, dport)
-        where {_TELLING}
-    """)  # noqa: S608 - only constants of this module are put into the text
+    _surround(database, "chosen")
     found: dict[int, tuple[dict[int, Said], dict[int, Said], list[End]]] = {}
     for leg, client, offset, length, payload, head, digest, times in _said(database, sampled):
         sides = found.setdefault(leg, ({}, {}, []))
@@ -125,6 +125,46 @@ def collect_streams(
         leg: Stream(tuple(said.values()), tuple(answers.values()), tuple(ends))
         for leg, (said, answers, ends) in found.items()
     }
+
+
+def speak(database: duckdb.DuckDBPyConnection, condition: str) -> None:
+    """Table `spoken`: of the legs whose first bytes are of this kind, where which of their bytes were read.
+
+    As `collect_streams` has it, but for what is each leg's own: offsets other than the first, and names.
+    """
+    database.execute(f"""
+        create or replace temp table speaking as select distinct leg from first_bytes where client and {condition}
+    """)  # noqa: S608 - a condition of this package
+    _surround(database, "speaking")
+    database.execute(f"""
+        create or replace temp table spoken as
+        with owned as (
+            {_owned(_SAME, "l.isn", _SAYING, "true")}
+            union all
+            {_owned(_MIRRORED, "l.server_isn", _SAYING, "false")}
+        )
+        select distinct leg, client, position = 0 as first, tap, payload, code
+        from owned semi join speaking using (leg) join head_codes using (head)
+        where position < 2147483648
+    """)  # noqa: S608 - only constants of this module are put into the text
+
+
+def _surround(database: duckdb.DuckDBPyConnection, legs: str) -> None:
+    """Tables `rivals` and `around`: sightings and packets that have a tuple of one of these legs."""
+    database.execute(f"""
+        create or replace temp table rivals as
+        from sightings
+        semi join (from sightings semi join {legs} using (leg)) using (tap, src, sport, dst, dport)
+        where protocol = 6
+    """)
+    database.execute(f"""
+        create or replace temp table around as
+        from packets
+        semi join (
+            select tap, src, sport, dst, dport from rivals union select tap, dst, dport, src, sport from rivals
+        ) using (tap, src, sport, dst, dport)
+        where {_TELLING}
+    """)  # noqa: S608 - only constants of this module are put into the text
 
 
 def _owned(condition: str, isn: str, rows: str, client: str, sampled: bool = False) -> str:
