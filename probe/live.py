@@ -18,7 +18,7 @@ from analysis.findings import CATALOGUE
 from analysis.report import Report, Severity
 from daemonset.observation import PACKET, Bye, Loss, Taps, TcpFlag
 from daemonset.wire import Frame, PacketRows
-from probe.cluster.so_far import YOUNG, blamed, grown
+from probe.cluster.so_far import YOUNG, blamed, grown, summary
 from probe.render.live import Found, Seen, State
 
 _HANDSHAKE = TcpFlag.SYN | TcpFlag.ACK | TcpFlag.RST
@@ -37,11 +37,20 @@ class _Place:
 
 
 class Board:
-    """Takes what comes, from any thread; `state` is what is known at the moment."""
+    """Takes what comes, from any thread; `state` is what is known at the moment, `tell` hears it at each judgement."""
 
-    def __init__(self, title: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        title: str,
+        clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[State], None] = lambda _: None,
+        *,
+        shown: bool = True,
+    ) -> None:
         self._lock = threading.Lock()
         self._clock = clock
+        self._tell = tell
+        self._shown = shown
         self._began = clock()
         self._title = title
         self._doing = ""
@@ -84,8 +93,9 @@ class Board:
                     pass
 
     def judged(self, report: Report) -> str:
-        """The verdicts of what has come; answers with "": nothing is left to be said in a line of its own."""
-        journeys = grown(report, time.time() - YOUNG)
+        """The verdicts of what has come; answers with what is left to be said in a line, "" where a view shows it."""
+        before = time.time() - YOUNG
+        journeys = grown(report, before)
         found = Counter(code for journey in journeys for code in journey.findings)
         with self._lock:
             # The last of the list is told first: of those found at once, the gravest.
@@ -102,7 +112,8 @@ class Board:
                 self._judged, verdicts=tuple(verdicts.items()), blame=blamed(journeys), findings=told
             )
             self._judged_at = self._clock()
-        return ""
+        self._tell(self.state())
+        return "" if self._shown else summary(report, before)
 
     def state(self) -> State:
         """All of it, at this moment."""

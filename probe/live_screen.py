@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from probe import output
 from probe.live import Board
-from probe.render.live import LEAST_COLUMNS, LEAST_ROWS, draw
+from probe.render.live import LEAST_COLUMNS, LEAST_ROWS, State, draw
 
 _A_SECOND = 4  # pictures
 
@@ -71,15 +71,17 @@ class LiveScreen:
 
 
 @contextmanager
-def live_view(title: str) -> Iterator[Board | None]:
-    """A board that is shown meanwhile, where stderr is a terminal with room for it; else None, and nothing changes."""
-    if not output.overwrites():
-        yield None
-        return
+def live_view(title: str, tell: Callable[[State], None] | None = None) -> Iterator[Board | None]:
+    """A board that is shown meanwhile, where stderr is a terminal with room for it; `tell` hears what is known so far.
+
+    None where there is neither, and nothing changes then.
+    """
     console = _Terminal(file=sys.stderr, highlight=False, markup=False, emoji=False)
-    if console.size.width < LEAST_COLUMNS or console.size.height < LEAST_ROWS or not console.is_terminal:
-        yield None
+    room = console.size.width >= LEAST_COLUMNS and console.size.height >= LEAST_ROWS
+    shown = output.overwrites() and console.is_terminal and room
+    if not shown:
+        yield None if tell is None else Board(title, tell=tell, shown=False)
         return
-    board = Board(title)
+    board = Board(title) if tell is None else Board(title, tell=tell)
     with output.screen(LiveScreen(board, console)):
         yield board

@@ -22,6 +22,7 @@ from probe.commands.cluster import (
 )
 from probe.commands.files import (
     DotOption,
+    EventsOption,
     Files,
     HtmlOption,
     JunitOption,
@@ -223,6 +224,7 @@ def capture(
     dot: DotOption = None,
     sarif: SarifOption = None,
     metrics: MetricsOption = None,
+    events: EventsOption = None,
     output: FormatOrFolderOption = None,
 ) -> None:
     """Watch connections at every point on every node at once, and judge them.
@@ -261,12 +263,13 @@ def capture(
     clients, part, trace = clients_option(from_ip), _sample(sample), _trace(trace_rules, trace_limit)
     files = Files(write, show, markdown, junit, html, mermaid, dot, sarif, metrics)
     if lab is None:
-        watched = _Watched(seconds, record, clients, part, trace)
+        watched = _Watched(seconds, record, clients, part, trace, events)
         _on_cluster(chosen, context, kubeconfig, watched, question, ingress, form, files, dry_run=dry_run)
         return
     if chosen != _Chosen() or context is not None or kubeconfig is not None or dry_run or all_nodes:
         raise UsageError("--lab plays a scenario and knows no cluster; leave out what is said of one")
     from probe.lab import load_scenario
+    from probe.live_events import events_to
     from probe.live_screen import live_view
     from probe.play import play
     from probe.render.packets import Seen
@@ -275,7 +278,12 @@ def capture(
     prepared = files.prepare()
     if question is not None and question.target.scheme == "https":
         progress("the server's certificate is not verified: only the way to it is asked about")
-    with live_view(f"{scenario.name}, {proxy_mode} mode") as board:
+    with (
+        events_to(events) as told,
+        live_view(
+            f"{scenario.name}, {proxy_mode} mode", told.so_far if events is not None else None
+        ) as board,
+    ):
         played = play(
             scenario,
             proxy_mode.value,
@@ -289,6 +297,7 @@ def capture(
             board=board,
             progress=progress,
         )
+        told.end(played.report)
     if record is not None:
         _tables(record, played.session)
     end_with(played.report, form, prepared, Seen(played.session.recording, played.session.facts))
@@ -318,6 +327,7 @@ class _Watched(NamedTuple):
     clients: tuple[str, ...]
     sample: int
     trace: int
+    events: Path | None
 
 
 def _on_cluster(
@@ -339,6 +349,7 @@ def _on_cluster(
     selection = parse(chosen.target, chosen.namespace or "default", label=chosen.selector)
     with connected(kubeconfig, context) as api:
         from probe.cluster.capturing import Told, Wish, prepare, run
+        from probe.live_events import events_to
         from probe.live_screen import live_view
         from probe.render.packets import Seen
 
@@ -358,7 +369,12 @@ def _on_cluster(
             return
         ready = files.prepare()
         sessions: list[Session] = []
-        with live_view(f"{selection}, context {api.context}") as board:
+        with (
+            events_to(watched.events) as events,
+            live_view(
+                f"{selection}, context {api.context}", events.so_far if watched.events is not None else None
+            ) as board,
+        ):
             report = run(
                 api,
                 wish,
@@ -369,6 +385,7 @@ def _on_cluster(
                 keep=sessions.append,
                 board=board,
             )
+            events.end(report)
     if watched.record is not None:
         _tables(watched.record, sessions[0])
     end_with(report, output, ready, Seen(sessions[0].recording, sessions[0].facts))

@@ -78,6 +78,16 @@ MetricsOption = Annotated[
     ),
 ]
 
+EventsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--events",
+        metavar="FILE",
+        help="Write what is known so far as a line of JSON, every few seconds while the capture goes on; FILE may be a "
+        "pipe, as /dev/fd/3.",
+    ),
+]
+
 OpenOption = Annotated[bool, typer.Option("--open", help="Show the packets in Wireshark.")]
 
 

@@ -12,7 +12,10 @@ import sys
 import termios
 from pathlib import Path
 
+from rich.cells import cell_len
+
 from tests.cli.helpers import pcap, syn
+from tests.cli.test_pcapng import given
 
 
 def on_terminal(*arguments: str | Path, columns: int = 80, **environment: str) -> tuple[int, str]:
@@ -77,3 +80,29 @@ def test_a_complaint_after_progress_stands_on_a_line_of_its_own(tmp_path: Path) 
     code, written = on_terminal("analyze", *taps)
     assert code == 2
     assert screen(written).startswith(f"probe: {bad}")
+
+
+def test_a_report_fits_80_columns_and_uses_more_where_there_are_more() -> None:
+    widest = {}
+    for columns in (80, 200):
+        for form in ("table", "wide"):
+            code, written = on_terminal("analyze", *given(), "-o", form, columns=columns)
+            assert code == 3
+            lines = screen(written).splitlines()
+            widest[columns, form] = max(map(cell_len, lines))
+            assert len(lines) > 20
+    assert widest[80, "table"] <= 80
+    assert 100 < widest[200, "table"] <= 200
+    assert 100 < widest[200, "wide"] <= 200
+    assert widest[80, "wide"] <= 200, "wide is made for a pager that scrolls sideways"
+
+
+def test_a_terminal_without_unicode_gets_ascii_and_loses_nothing() -> None:
+    poor = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    rich = screen(on_terminal("analyze", *given())[1])
+    plain = screen(on_terminal("analyze", *given(), **poor)[1])
+    assert plain.isascii()
+    assert not rich.isascii()
+    for address in set(re.findall(r"\d+\.\d+\.\d+\.\d+:\d+", rich)):
+        assert address in plain
+    assert "x LOST" in plain
