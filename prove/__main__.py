@@ -1,6 +1,6 @@
 """`python -m prove [ROW ...]`: try what must never happen, many times, and print a table. See docs/reliability.md.
 
-Rows: truth, kills. Exit code 0 where nothing went wrong, 1 where something did.
+Rows: truth, kills, hostile. Exit code 0 where nothing went wrong, 1 where something did.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from prove import kills, truth
+from prove import hostile, kills, truth
 from prove.row import Row, markdown, show
 
 #: Where captures of a real cluster stand, if they do.
@@ -21,6 +21,7 @@ Proof = Callable[[argparse.Namespace], list[Row]]
 PROOFS: dict[str, Proof] = {
     "truth": lambda given: truth.rows(long=given.long, evidence=given.evidence, sessions=given.sessions),
     "kills": lambda given: kills.rows(long=given.long, times=given.kills),
+    "hostile": lambda given: hostile.rows(long=given.long, inputs=given.inputs),
 }
 
 
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--long", action="store_true", help="the long form: hours rather than minutes")
     parser.add_argument("--sessions", type=int, metavar="N", help="degraded sessions of each kind")
     parser.add_argument("--kills", type=int, metavar="N", help="kills of each kind")
+    parser.add_argument("--inputs", type=int, metavar="N", help="hostile inputs")
     parser.add_argument(
         "--evidence", type=Path, metavar="DIR", default=EVIDENCE if EVIDENCE.is_dir() else None,
         help="captures of a real cluster",

@@ -10,10 +10,13 @@ The first byte of a fuzz input chooses the function, the second says how the res
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 
+from analysis.facts import Facts
 from analysis.receivers import RECEIVERS, receptions
 from daemonset import wire
 from daemonset.decode import http, tls
@@ -27,13 +30,28 @@ from daemonset.decode.proxy_protocol import (
     begins_header,
     decode_all,
 )
-from daemonset.observation import PACKET, VALUE_LIMIT, Head, HttpHead, Payload, ProxyHeader
+from daemonset.keeping import INDEX
+from daemonset.node.conntrack import parse_text
+from daemonset.node.ctnetlink import parse_message
+from daemonset.node.legacy_table import INFO_SIZE, LegacyTableError, parse_size, parse_table
+from daemonset.node.nfnetlink import messages
+from daemonset.node.nft_rules import parse_rule, sets_trace
+from daemonset.node.nft_trace import parse_trace
+from daemonset.observation import NAT, PACKET, VALUE_LIMIT, Head, HttpHead, Payload, ProxyHeader
+from daemonset.taps.pcap import CaptureFileError, read_tap
 from probe.decode_answer import Answer, decode_bytes
 from probe.decode_stream import Stream
+from probe.errors import UsageError
+from probe.folder import read_meta
+from probe.objects import ObjectsError, facts_from_objects
 from probe.render import machine
 
 # A frame of 200 bytes may unpack to FRAME_LIMIT; here that would only make the search slow.
 wire.FRAME_LIMIT = 1 << 20
+
+#: Where files are put that a check reads; it goes away with the process.
+_FOLDER = tempfile.TemporaryDirectory(prefix="probe-fuzz-")
+SCRATCH = Path(_FOLDER.name) / "file"
 
 #: Link types of captures and of the ring: Ethernet, raw IP, Linux cooked, null, PPP, 802.11 and an unknown one.
 LINKS = (1, 101, 113, 276, 0, 228, 229, 12, 105, 9999)
@@ -178,6 +196,83 @@ def streams(data: bytes, size: int) -> None:
         assert one
 
 
+def one_line(error: Exception) -> None:
+    """What is said of it can be shown as it is, and has an end."""
+    assert str(error).isprintable()
+    assert len(str(error)) < 4096
+
+
+def conntrack(data: bytes, size: int) -> None:
+    """Messages of the kernel's connection tracking, and its tables as people save them."""
+    row = parse_message(data, time=size, dumped=bool(size & 1))
+    assert row is None or len(row) == NAT.size
+    rows, skipped = parse_text(data.decode("latin-1"), time=size)
+    assert len(rows) % NAT.size == 0
+    assert all(line.isprintable() for line in skipped)
+
+
+def netfilter(data: bytes, size: int) -> None:
+    """Messages of nftables: rules, and what packets met."""
+    for message in messages(data):
+        rule, event = parse_rule(message, str(size)), parse_trace(message)
+        assert rule is None or len(msgspec.msgpack.encode(rule)) <= 64 * len(data) + 4096
+        assert event is None or event.chain.isprintable()
+        assert sets_trace(message) in {True, False}
+
+
+def legacy_tables(data: bytes, size: int) -> None:
+    """A table of iptables-legacy, as getsockopt(2) gives it."""
+    try:
+        parse_size(data[:INFO_SIZE])
+        chains = list(parse_table("ip6" if size & 1 else "ip", data[:INFO_SIZE], data[INFO_SIZE:]))
+    except LegacyTableError as error:
+        one_line(error)
+        return
+    assert sum(len(chain.rules) for chain in chains) <= len(data)
+
+
+def capture_files(data: bytes, size: int) -> None:
+    """pcap and pcapng files."""
+    with SCRATCH.open("wb") as file:
+        file.write(data)
+    batch = Batch()
+    try:
+        read_tap(SCRATCH, 0, batch)
+    except CaptureFileError as error:
+        one_line(error)
+    rows, _ = batch.take()
+    assert len(rows) <= (len(data) + size) * PACKET.size
+
+
+def objects(data: bytes, size: int) -> None:
+    """What Kubernetes says, or a file that is called so."""
+    try:
+        document = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    problems: list[str] | None = [] if size & 1 else None
+    try:
+        facts = facts_from_objects(document, problems)
+    except ObjectsError as error:
+        one_line(error)
+        return
+    assert msgspec.json.decode(msgspec.json.encode(facts), type=Facts) == facts
+    assert all(each.isprintable() for each in problems or ())
+
+
+def session_indices(data: bytes, size: int) -> None:
+    """`session.json` of a folder that somebody sends."""
+    folder = SCRATCH.parent
+    (folder / INDEX).write_bytes(data)
+    try:
+        meta = read_meta(folder)
+    except UsageError as error:
+        one_line(error)
+        return
+    assert msgspec.json.encode(meta)
+    assert size < 256
+
+
 CHECKS: tuple[Callable[[bytes, int], None], ...] = (
     proxy_headers,
     payloads,
@@ -188,6 +283,12 @@ CHECKS: tuple[Callable[[bytes, int], None], ...] = (
     answers,
     receivers,
     streams,
+    conntrack,
+    netfilter,
+    legacy_tables,
+    capture_files,
+    objects,
+    session_indices,
 )
 
 

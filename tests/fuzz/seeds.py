@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
+import msgspec
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import GRE, Dot1Q, Ether
@@ -11,9 +13,16 @@ from scapy.layers.vxlan import VXLAN
 
 from daemonset import wire
 from daemonset.decode.packet import Batch
+from daemonset.node.nfnetlink import attribute, u32
 from daemonset.observation import Bye, Hello, Loss, Tap, TapKind, Taps
+from probe.folder import Meta
+from probe.objects import facts_from_objects
 from tests.decode.encode import SIGNATURE, inet, tcp4, tlv, v1, v2, with_checksum
 from tests.fuzz.invariants import CHECKS
+from tests.ground.test_conntrack_records import WHOLE
+from tests.ground.test_legacy_table import entry, info
+from tests.ground.test_trace_messages import IPV4, expression, rule, trace
+from tests.ground.test_trace_messages import TCP as TCP_HEADER
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -89,6 +98,48 @@ def stream() -> bytes:
     return b"".join(written)
 
 
+OBJECTS = {
+    "apiVersion": "v1",
+    "kind": "List",
+    "items": [
+        {"kind": "Node", "metadata": {"name": "n"}, "spec": {"podCIDRs": ["10.0.0.0/24"]},
+         "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}},
+        {"kind": "Pod", "metadata": {"name": "p", "namespace": "d"}, "spec": {"nodeName": "n"},
+         "status": {"podIPs": [{"ip": "10.0.0.2"}], "phase": "Running"}},
+        {"kind": "Service", "metadata": {"name": "s", "namespace": "d"},
+         "spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "clusterIPs": ["10.96.0.1"],
+                  "healthCheckNodePort": 32000, "ports": [{"port": 80, "nodePort": 30080, "targetPort": "http"}]},
+         "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.1", "ipMode": "Proxy"}]}}},
+        {"kind": "EndpointSlice", "metadata": {"name": "s-1", "namespace": "d",
+                                               "labels": {"kubernetes.io/service-name": "s"}},
+         "ports": [{"port": 8080, "protocol": "TCP"}],
+         "endpoints": [{"addresses": ["10.0.0.2"], "nodeName": "n", "conditions": {"ready": True}}]},
+    ],
+}  # fmt: skip
+LINES = (
+    b"tcp      6 86399 ESTABLISHED src=192.0.2.1 dst=198.51.100.1 sport=1 dport=80 src=10.0.0.2 dst=192.0.2.1 "
+    b"sport=8080 dport=1 [ASSURED] mark=0 use=1\n    [NEW] udp      17 30 src=::1 dst=::2 sport=1 dport=2"
+)
+ENTRIES = entry(verdict=-1, packets=7) + entry(verdict=-1)
+
+
+def capture_file() -> bytes:
+    """One packet, as pcap."""
+    data = bytes(PACKETS["vlan"])
+    head = struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)
+    return head + struct.pack("=IIII", 1, 2, len(data), len(data)) + data
+
+
+def capture_file_ng() -> bytes:
+    """One packet, as pcapng."""
+    data = bytes(PACKETS["gre"])
+    section = struct.pack("=IIIHHqI", 0x0A0D0D0A, 28, 0x1A2B3C4D, 1, 0, -1, 28)
+    interface = struct.pack("=IIHHII", 1, 20, 1, 0, 0, 20)
+    size = 32 + len(data) + -len(data) % 4
+    packet = struct.pack("=IIIIIII", 6, size, 0, 0, 7, len(data), len(data)) + data + bytes(-len(data) % 4)
+    return section + interface + packet + struct.pack("=I", size)
+
+
 def some(*names: str) -> dict[str, bytes]:
     return {name: HEADERS[name] for name in names}
 
@@ -105,6 +156,17 @@ def seeds() -> dict[str, bytes]:
         "answers": some("v1-tcp4", "v2-ssl", "v2-vendors", "two"),
         "receivers": some("v1-tcp6", "v1-broken", "v2-tlvs", "v2-local-aws", "v2-ssl"),
         "streams": some("v1-tcp4", "two"),
+        "conntrack": {"message": WHOLE, "lines": LINES},
+        "netfilter": {
+            "trace": trace(attribute(8, IPV4), attribute(9, TCP_HEADER), u32(14, 0x4000)),
+            "rule": rule(expression("meta", u32(2, 12), u32(3, 1)), expression("masq", u32(1, 0))),
+        },
+        "legacy_tables": {"output": info(ENTRIES, 0, len(ENTRIES) // 2) + ENTRIES},
+        "capture_files": {"pcap": capture_file(), "pcapng": capture_file_ng()},
+        "objects": {"list": msgspec.json.encode(OBJECTS)},
+        "session_indices": {
+            "whole": msgspec.json.encode(Meta(places=("n",), facts=facts_from_objects(OBJECTS)))
+        },
     }
     numbers = {check.__name__: number for number, check in enumerate(CHECKS)}
     return {

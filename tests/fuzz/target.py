@@ -15,7 +15,16 @@ import time
 import atheris
 
 with atheris.instrument_imports(
-    include=["daemonset.decode", "daemonset.wire", "analysis.receivers", "probe.decode_stream"]
+    include=[
+        "daemonset.decode",
+        "daemonset.wire",
+        "daemonset.node",
+        "daemonset.taps.pcap",
+        "analysis.receivers",
+        "probe.decode_stream",
+        "probe.objects",
+        "probe.folder",
+    ]
 ):
     from tests.fuzz.invariants import check
 
