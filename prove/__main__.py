@@ -1,6 +1,6 @@
 """`python -m prove [ROW ...]`: try what must never happen, many times, and print a table. See docs/reliability.md.
 
-Rows: truth, kills, hostile. Exit code 0 where nothing went wrong, 1 where something did.
+Rows: truth, kills, hostile, soak. Exit code 0 where nothing went wrong, 1 where something did.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from prove import hostile, kills, truth
+from prove import hostile, kills, soak, truth
 from prove.row import Row, markdown, show
 
 #: Where captures of a real cluster stand, if they do.
@@ -19,9 +19,15 @@ EVIDENCE = Path(__file__).resolve().parents[2] / "shared" / "evidence"
 Proof = Callable[[argparse.Namespace], list[Row]]
 
 PROOFS: dict[str, Proof] = {
-    "truth": lambda given: truth.rows(long=given.long, evidence=given.evidence, sessions=given.sessions),
+    "truth": lambda given: truth.rows(
+        long=given.long,
+        evidence=given.evidence,
+        sessions=given.sessions,
+        **({"scenarios": given.scenario} if given.scenario else {}),
+    ),
     "kills": lambda given: kills.rows(long=given.long, times=given.kills),
     "hostile": lambda given: hostile.rows(long=given.long, inputs=given.inputs),
+    "soak": lambda given: soak.rows(long=given.long, seconds=given.seconds),
 }
 
 
@@ -33,8 +39,15 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--long", action="store_true", help="the long form: hours rather than minutes")
     parser.add_argument("--sessions", type=int, metavar="N", help="degraded sessions of each kind")
+    parser.add_argument(
+        "--scenario",
+        action="append",
+        metavar="NAME",
+        help="a scenario whose sessions are degraded; may come again",
+    )
     parser.add_argument("--kills", type=int, metavar="N", help="kills of each kind")
     parser.add_argument("--inputs", type=int, metavar="N", help="hostile inputs")
+    parser.add_argument("--seconds", type=float, metavar="S", help="how long agents are soaked")
     parser.add_argument(
         "--evidence", type=Path, metavar="DIR", default=EVIDENCE if EVIDENCE.is_dir() else None,
         help="captures of a real cluster",

@@ -11,9 +11,10 @@ import tempfile
 from pathlib import Path
 
 from prove.row import Row
-from tests.fuzz.invariants import CHECKS
-from tests.fuzz.seeds import CORPUS
 from tests.lab.here import REPOSITORY
+
+#: Inputs to begin with, called after the reader that each is for.
+CORPUS = REPOSITORY / "tests" / "fuzz" / "corpus"
 
 #: Inputs of the short and of the long form.
 _SHORT, _LONG = 20_000, 10_000_000
@@ -28,7 +29,8 @@ _DETAILS = 3
 def rows(*, long: bool, inputs: int | None = None) -> list[Row]:
     """One row for all readers; each input is for one of them."""
     again = f"python -m prove hostile{' --long' if long else ''}"
-    what = f"hostile inputs for {len(CHECKS)} readers"
+    readers = {path.name.partition(".")[0] for path in CORPUS.iterdir()}
+    what = f"hostile inputs for {len(readers)} readers"
     if importlib.util.find_spec("atheris") is None:
         return [Row(what, 0, 0, again=again, skipped="atheris has no wheel for this platform")]
     wanted = inputs or (_LONG if long else _SHORT)

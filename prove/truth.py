@@ -131,13 +131,15 @@ def tried(original: Original, kind: int, rounds: int) -> Count:
     return count
 
 
-def rows(*, long: bool, evidence: Path | None, sessions: int | None = None) -> list[Row]:
+def rows(
+    *, long: bool, evidence: Path | None, sessions: int | None = None, scenarios: Sequence[str] = _SHORT
+) -> list[Row]:
     """One row for each way of degrading."""
     originals = list(recorded(evidence)) if evidence is not None else []
     problem = ""
     try:
-        names, modes = (list_scenarios(), ("iptables", "nftables")) if long else (_SHORT, ("iptables",))
-        originals += played(names, modes)
+        modes: tuple[ProxyMode, ...] = ("iptables", "nftables") if long else ("iptables",)
+        originals += played(list_scenarios() if long else scenarios, modes)
     except UnavailableError as error:
         problem = f"; no lab: {error}"
     wanted = sessions or (25 * len(originals) if long else 250)

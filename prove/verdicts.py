@@ -36,12 +36,12 @@ def another(
     verdicts = {journey.verdict for journey in full.journeys}
     for journey in partial.journeys:
         if journey.verdict is Verdict.INCONCLUSIVE:
-            if not journey.reason:
+            if journey.reason in {None, ""}:
                 yield journey
             continue
-        name = (journey.client.address, journey.client.port) if journey.client else None
-        allowed = verdicts if name is None else known[name]
-        if name not in free and journey.verdict not in allowed:
+        who = (journey.client.address, journey.client.port) if journey.client else None
+        allowed = verdicts if who is None else known[who]
+        if who not in free and journey.verdict not in allowed:
             yield journey
 
 
