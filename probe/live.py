@@ -47,6 +47,7 @@ class Board:
         *,
         shown: bool = True,
     ) -> None:
+        self.ending = threading.Event()  # set by who looks on and has seen enough
         self._lock = threading.Lock()
         self._clock = clock
         self._tell = tell

@@ -10,16 +10,20 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
 from probe import output
+from probe.errors import UnavailableError, UsageError
 from probe.live import Board
 from probe.render.live import LEAST_COLUMNS, LEAST_ROWS, State, draw
 
 _A_SECOND = 4  # pictures
+
+T = TypeVar("T")
 
 
 class _Terminal(Console):
@@ -70,18 +74,51 @@ class LiveScreen:
         return Group(*draw(self._board.state(), size.width - 1, size.height - 1, ascii_only=self._ascii))
 
 
+class View:
+    """A board that somebody looks at, None where nobody does; and how to do what it tells of meanwhile."""
+
+    def __init__(self, board: Board | None, *, tui: bool = False) -> None:
+        self.board = board
+        self._tui = tui
+
+    def during(self, work: Callable[[], T]) -> T:
+        """Do the work; raises what it raises."""
+        if self._tui and self.board is not None:
+            from probe.tui import beside  # noqa: PLC0415 - an extra of its own
+
+            return beside(self.board, work)
+        return work()
+
+
+def check_tui(wanted: bool) -> None:
+    """Refuse `--tui` where it cannot be, before anything is done. Raises ProbeError."""
+    if not wanted:
+        return
+    if not (sys.stdin is not None and sys.stdin.isatty() and output.overwrites()):
+        raise UsageError("--tui needs a terminal to read keys from and to show it on; leave it out")
+    try:
+        import probe.tui  # noqa: F401, PLC0415 - an extra of its own
+    except ImportError as error:
+        raise UnavailableError(f"{error}: install client-ip-probe[tui]") from error
+
+
 @contextmanager
-def live_view(title: str, tell: Callable[[State], None] | None = None) -> Iterator[Board | None]:
+def live_view(
+    title: str, tell: Callable[[State], None] | None = None, *, tui: bool = False
+) -> Iterator[View]:
     """A board that is shown meanwhile, where stderr is a terminal with room for it; `tell` hears what is known so far.
 
-    None where there is neither, and nothing changes then.
+    `tui`: by an app that takes the keyboard too (`check_tui`).
     """
+    heard = tell or (lambda _: None)
+    if tui:
+        yield View(Board(title, tell=heard), tui=True)
+        return
     console = _Terminal(file=sys.stderr, highlight=False, markup=False, emoji=False)
     room = console.size.width >= LEAST_COLUMNS and console.size.height >= LEAST_ROWS
-    shown = output.overwrites() and console.is_terminal and room
-    if not shown:
-        yield None if tell is None else Board(title, tell=tell, shown=False)
+    if not (output.overwrites() and console.is_terminal and room):
+        yield View(None if tell is None else Board(title, tell=heard, shown=False))
         return
-    board = Board(title) if tell is None else Board(title, tell=tell)
+    board = Board(title, tell=heard)
     with output.screen(LiveScreen(board, console)):
-        yield board
+        yield View(board)

@@ -113,7 +113,8 @@ def play(
                     asked.append(each)  # noqa: PERF402 - one by one: those before an interruption are kept
             if linger:
                 progress(f"watching for {linger:g} s more; Ctrl-C ends that")
-            _linger(SETTLE + linger, so_far, board)
+            _linger(linger, so_far, board)
+            time.sleep(SETTLE)
         except KeyboardInterrupt:
             progress("ending the capture; Ctrl-C again gives up")
         if board is not None:
@@ -168,12 +169,14 @@ def play(
 
 def _linger(seconds: float, so_far: SoFar | None, board: Board | None) -> None:
     """Let time pass, and judge meanwhile where somebody looks on."""
-    ends, asleep = time.monotonic() + seconds, threading.Event()
+    ends = time.monotonic() + seconds
+    asleep = board.ending if board is not None else threading.Event()
     while (left := ends - time.monotonic()) > 0:
         if so_far is not None and board is not None:
             board.doing(f"watching for {left:.0f} s more; Ctrl-C ends that")
             so_far.word()
-        asleep.wait(min(_TICK, left))
+        if asleep.wait(min(_TICK, left)):
+            return
 
 
 def _given(scenario: Scenario) -> IngressRecord:

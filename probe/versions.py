@@ -27,6 +27,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "cluster": ("aiohttp", "kubernetes"),
     "agent": ("pyroute2", "scapy"),
     "lab": ("fastapi", "uvicorn"),
+    "tui": ("textual",),
 }
 
 #: Programs of the system, with how each is asked for its version.

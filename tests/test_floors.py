@@ -24,7 +24,18 @@ ALLOWED = {
 
 #: What a floor may import that is not of the standard library.
 LIBRARIES = {
-    "probe": {"typer", "rich", "msgspec", "kubernetes", "aiohttp", "fastapi", "uvicorn", "numpy", "duckdb"},
+    "probe": {
+        "typer",
+        "rich",
+        "msgspec",
+        "kubernetes",
+        "aiohttp",
+        "fastapi",
+        "uvicorn",
+        "numpy",
+        "duckdb",
+        "textual",
+    },
     "analysis": {"msgspec", "numpy", "duckdb"},
     "daemonset": {"msgspec", "numpy", "scapy", "pyroute2"},
 }

@@ -364,7 +364,7 @@ def _watch(
                 companion.begin(scene, lambda: source.clocks)
             if asking is not None:
                 asking(asked.append)
-            _wait(wish, source, counts, so_far, told)
+            _wait(wish, source, counts, so_far, told, asleep=board.ending if board else threading.Event())
         except Terminated:
             raise
         except KeyboardInterrupt:
@@ -406,11 +406,18 @@ def _cut(wish: Wish, source: KubernetesSource, counts: Counts) -> str | None:
     )
 
 
-def _wait(wish: Wish, source: KubernetesSource, counts: Counts, so_far: SoFar, told: Told) -> None:
-    """Watch until the time is over, or a limit is reached."""
+def _wait(
+    wish: Wish,
+    source: KubernetesSource,
+    counts: Counts,
+    so_far: SoFar,
+    told: Told,
+    *,
+    asleep: threading.Event,
+) -> None:
+    """Watch until the time is over, a limit is reached, or somebody wakes us: who looks on has seen enough."""
     now = time.monotonic()
     ends, tell = now + wish.duration, now
-    asleep = threading.Event()
     while (now := time.monotonic()) < ends:
         if limit := _limit(wish, source, counts):
             told.note(
@@ -422,7 +429,9 @@ def _wait(wish: Wish, source: KubernetesSource, counts: Counts, so_far: SoFar, t
         if now >= tell:
             told.progress(f"{counts}; watching for {ends - now:.0f} s more, Ctrl-C ends that")
             tell = now + _TELL_EVERY
-        asleep.wait(min(_TICK, ends - now))
+        if asleep.wait(min(_TICK, ends - now)):
+            told.progress("ending the capture")
+            return
 
 
 def agent_command(

@@ -31,6 +31,7 @@ from probe.commands.files import (
     MetricsOption,
     OpenOption,
     SarifOption,
+    TuiOption,
     WriteOption,
 )
 from probe.commands.lab import complete_scenario
@@ -225,6 +226,7 @@ def capture(
     sarif: SarifOption = None,
     metrics: MetricsOption = None,
     events: EventsOption = None,
+    tui: TuiOption = False,
     output: FormatOrFolderOption = None,
 ) -> None:
     """Watch connections at every point on every node at once, and judge them.
@@ -236,6 +238,9 @@ def capture(
 
     probe capture --lab proxy-v2-ok --send http://balancer/debug/ip --spoof all
     """
+    from probe.live_screen import check_tui
+
+    check_tui(tui)
     form, folder = split_output(output)
     if record is not None and folder is not None:
         raise UsageError(f"--record {record} and --output {folder} both name a folder; give one of them")
@@ -263,7 +268,7 @@ def capture(
     clients, part, trace = clients_option(from_ip), _sample(sample), _trace(trace_rules, trace_limit)
     files = Files(write, show, markdown, junit, html, mermaid, dot, sarif, metrics)
     if lab is None:
-        watched = _Watched(seconds, record, clients, part, trace, events)
+        watched = _Watched(seconds, record, clients, part, trace, events, tui)
         _on_cluster(chosen, context, kubeconfig, watched, question, ingress, form, files, dry_run=dry_run)
         return
     if chosen != _Chosen() or context is not None or kubeconfig is not None or dry_run or all_nodes:
@@ -278,24 +283,26 @@ def capture(
     prepared = files.prepare()
     if question is not None and question.target.scheme == "https":
         progress("the server's certificate is not verified: only the way to it is asked about")
+    heard = events is not None
+    title = f"{scenario.name}, {proxy_mode} mode"
     with (
         events_to(events) as told,
-        live_view(
-            f"{scenario.name}, {proxy_mode} mode", told.so_far if events is not None else None
-        ) as board,
+        live_view(title, told.so_far if heard else None, tui=tui) as view,
     ):
-        played = play(
-            scenario,
-            proxy_mode.value,
-            question=question,
-            ingress=ingress,
-            record=record,
-            linger=seconds or 0.0,
-            clients=clients,
-            sample=part,
-            trace=trace,
-            board=board,
-            progress=progress,
+        played = view.during(
+            lambda: play(
+                scenario,
+                proxy_mode.value,
+                question=question,
+                ingress=ingress,
+                record=record,
+                linger=seconds or 0.0,
+                clients=clients,
+                sample=part,
+                trace=trace,
+                board=view.board,
+                progress=progress,
+            )
         )
         told.end(played.report)
     if record is not None:
@@ -328,6 +335,7 @@ class _Watched(NamedTuple):
     sample: int
     trace: int
     events: Path | None
+    tui: bool
 
 
 def _on_cluster(
@@ -369,21 +377,24 @@ def _on_cluster(
             return
         ready = files.prepare()
         sessions: list[Session] = []
+        heard = watched.events is not None
         with (
             events_to(watched.events) as events,
             live_view(
-                f"{selection}, context {api.context}", events.so_far if watched.events is not None else None
-            ) as board,
+                f"{selection}, context {api.context}", events.so_far if heard else None, tui=watched.tui
+            ) as view,
         ):
-            report = run(
-                api,
-                wish,
-                prepared,
-                told,
-                asking=_asking(question),
-                ingress=ingress,
-                keep=sessions.append,
-                board=board,
+            report = view.during(
+                lambda: run(
+                    api,
+                    wish,
+                    prepared,
+                    told,
+                    asking=_asking(question),
+                    ingress=ingress,
+                    keep=sessions.append,
+                    board=view.board,
+                )
             )
             events.end(report)
     if watched.record is not None:

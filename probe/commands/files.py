@@ -88,6 +88,14 @@ EventsOption = Annotated[
     ),
 ]
 
+TuiOption = Annotated[
+    bool,
+    typer.Option(
+        "--tui",
+        help="Look on in a view that takes the keyboard: places, findings and what they mean; q ends the capture.",
+    ),
+]
+
 OpenOption = Annotated[bool, typer.Option("--open", help="Show the packets in Wireshark.")]
 
 

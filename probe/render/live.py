@@ -77,6 +77,17 @@ def draw(state: State, columns: int, rows: int, *, ascii_only: bool = False) -> 
     return [*head, *places, *foot][:rows]
 
 
+def summary_lines(state: State, columns: int, *, ascii_only: bool = False) -> list[Text]:
+    """What stands above everything else: the title, what was counted, verdicts, and what is going on."""
+    pen = _Pen(columns, ascii_only)
+    lines = [
+        pen.line((f"{state.title} · {_clock(state.elapsed)}", "bold")),
+        _sum(pen, state),
+        *_verdicts(pen, state),
+    ]
+    return [*lines, pen.line((f"· {state.doing}", "dim"))] if state.doing else lines
+
+
 class _Pen:
     """Writes lines that fit and are safe."""
 

@@ -86,6 +86,10 @@ class OnTerminal:
         while words not in self.written:
             assert self._read(), f"it ended and never wrote {words!r}; it wrote {self.written!r}"
 
+    def type(self, keys: str) -> None:
+        """Press keys."""
+        os.write(self._ours, keys.encode())
+
     def ending(self) -> tuple[int, str]:
         """Read to the end; exit code and everything written."""
         while self._read():
