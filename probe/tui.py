@@ -202,17 +202,21 @@ class LiveApp(App[None]):
             self._there.call_soon_threadsafe(self.exit)
 
     def _look(self) -> None:
+        if not self.screen_stack or not (under := self.screen_stack[0]).query("#summary"):
+            return  # it is being taken down
         state = self._board.state()
         lines = summary_lines(state, max(self.size.width - 2, 20))
-        self.query_one("#summary", Static).update(Group(*lines))
-        self.query_one("#notes", Static).update(Text("\n".join(self.taker.notes[-4:])))
+        under.query_one("#summary", Static).update(Group(*lines))
+        under.query_one("#notes", Static).update(Text("\n".join(self.taker.notes[-4:])))
         now = (state.places, state.findings, self._sort)
         if now != self._shown:
             self._shown = now
-            self._tables(state)
+            # Not of the screen on top, which may explain a finding meanwhile.
+            self._tables(
+                state, under.query_one("#places", DataTable), under.query_one("#findings", DataTable)
+            )
 
-    def _tables(self, state: State) -> None:
-        places, findings = self.query_one("#places", DataTable), self.query_one("#findings", DataTable)
+    def _tables(self, state: State, places: DataTable[Text], findings: DataTable[Text]) -> None:
         at = places.cursor_row, findings.cursor_row
         places.clear()
         for seen in sorted(state.places, key=_SORTS[self._sort]):

@@ -75,9 +75,12 @@ def test_a_finding_explains_itself() -> None:
         text = str(app.screen.query_one(Static).render())
         assert "SIP101" in text
         assert "externalTrafficPolicy: Local" in text
+        app._board.missing("node4", "what comes meanwhile goes on to be shown below")
+        app._look()
         await pilot.press("escape")
         await pilot.pause()
         assert len(app.screen_stack) == 1
+        assert "node4" in column(app, "places")
 
     looked_at(watched(Board("svc/web")), script)
 
