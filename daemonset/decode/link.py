@@ -73,7 +73,7 @@ def network(frame: bytes, link: int) -> Network | None:
             return ethertype, 14, 0, 0
         return _untag(frame, ethertype, 14, 0)
     if link >= _BARE:
-        return _untag(frame, link & 0xFFFF, 0, 0)
+        return _bare(frame, link & 0xFFFF)
     if link in {LINUX_SLL, LINUX_SLL2}:
         return _cooked(frame, link)
     if link in {RAW, RAW_BSD, RAW_OPENBSD, IPV4_ONLY, IPV6_ONLY}:
@@ -81,6 +81,19 @@ def network(frame: bytes, link: int) -> Network | None:
     if link in {NULL, LOOP}:
         return _loopback(frame)
     return None
+
+
+def _bare(frame: bytes, ethertype: int) -> Network | None:
+    """Of stacked tags the kernel takes off one, and since Linux 6.11 names the protocol behind those that are left."""
+    if (
+        ethertype in _IP
+        and len(frame) > 4
+        and frame[0] >> 4 != frame[4] >> 4 == (4 if ethertype == IPV4 else 6)
+    ):
+        tci, behind = _pair(frame, 0)
+        if behind == ethertype:
+            return ethertype, 4, tci | VLAN_PRESENT, 0
+    return _untag(frame, ethertype, 0, 0)
 
 
 def direction_of(packet_type: int) -> Direction:

@@ -57,6 +57,7 @@ _LOOPBACK_INDEX = 1  # LOOPBACK_IFINDEX, net/flow.h: the same in every network n
 
 _ICMP, _IPIP, _TCP, _UDP, _IPV6_IN_IP, _GRE, _ICMP6 = 1, 4, 6, 17, 41, 47, 58
 _EXTENSIONS, _FRAGMENT = (0, 43, 60), 44  # RFC 8200 §4.1
+_MOST_EXTENSIONS = 3  # one after the other
 _VXLAN_PORTS, _GENEVE_PORT = (4789, 8472), 6081
 _FIN_SYN_RST, _SYN, _ACK = 0x07, 0x02, 0x10
 
@@ -130,8 +131,7 @@ def _entrance(loopback: bool) -> list[Op]:
 
 def _network(level: int) -> list[Op]:
     """From A = ethertype, X = network header to M[protocol], X = transport header. Later fragments go."""
-    ip, ip4, ip6 = f"ip{level}", f"ip4-{level}", f"ip6-{level}"
-    extension, fragment, done = f"extension{level}", f"fragment{level}", f"transport{level}"
+    ip, ip4, ip6, done = f"ip{level}", f"ip4-{level}", f"ip6-{level}", f"transport{level}"
     return [
         Op(bpf.JEQ, _IPV4, ip4, label=ip),
         Op(bpf.JEQ, _IPV6, ip6, "reject"),
@@ -147,24 +147,32 @@ def _network(level: int) -> list[Op]:
         Op(bpf.JA, yes=done),
         Op(bpf.IND_B, 6, label=ip6),
         Op(bpf.ST, _PROTOCOL),
+        *_advance(40),
+        *(op for number in range(_MOST_EXTENSIONS) for op in _extension(f"{level}-{number}", done)),
+    ]
+
+
+def _extension(place: str, done: str) -> list[Op]:
+    """Pass over one IPv6 extension header, where there is one; a fragment header is the last that is passed."""
+    extension, fragment = f"extension{place}", f"fragment{place}"
+    return [
+        Op(bpf.LD_MEM, _PROTOCOL),
         *(Op(bpf.JEQ, number, extension) for number in _EXTENSIONS),
         Op(bpf.JEQ, _FRAGMENT, fragment),
-        *_advance(40),
         Op(bpf.JA, yes=done),
-        Op(bpf.IND_B, 40, label=extension),
+        Op(bpf.IND_H, 2, label=fragment),
+        Op(bpf.JSET, 0xFFF8, "reject"),
+        Op(bpf.IND_B, 0),
         Op(bpf.ST, _PROTOCOL),
-        Op(bpf.IND_B, 41),
+        *_advance(8),
+        Op(bpf.JA, yes=done),
+        Op(bpf.IND_B, 0, label=extension),
+        Op(bpf.ST, _PROTOCOL),
+        Op(bpf.IND_B, 1),
         Op(bpf.ADD, 1),
         Op(bpf.LSH, 3),
-        Op(bpf.ADD, 40),
         Op(bpf.ADD_X),
         Op(bpf.TAX),
-        Op(bpf.JA, yes=done),
-        Op(bpf.IND_H, 42, label=fragment),
-        Op(bpf.JSET, 0xFFF8, "reject"),
-        Op(bpf.IND_B, 40),
-        Op(bpf.ST, _PROTOCOL),
-        *_advance(48),
     ]
 
 
