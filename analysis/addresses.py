@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
@@ -80,6 +81,7 @@ def integer(address: str) -> int:
     return high << 64 | low
 
 
+@lru_cache(maxsize=1 << 16)  # few addresses are written again and again
 def text(address: int) -> str:
     """The address as people write it."""
     return address_text(address >> 64, address & 0xFFFF_FFFF_FFFF_FFFF)
