@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bench.row import Row, interleaved, skipped
@@ -57,6 +57,11 @@ def costs() -> Iterator[Row]:
 def losses() -> Iterator[Row]:
     """The row of B2."""
     yield from _inside("B2")
+
+
+def sampled() -> Iterator[Row]:
+    """The row of B4 that needs no cluster."""
+    yield from _inside("B4")
 
 
 def _inside(row: str) -> Iterator[Row]:
@@ -130,6 +135,10 @@ AGENT = Receiver(
     _is_ready,
     _rows_count,
 )
+SAMPLE = 16
+SAMPLED = replace(
+    AGENT, name="sampled", command=lambda path: [*AGENT.command(path), "--sample", f"1/{SAMPLE}"]
+)
 TCPDUMP = Receiver(
     "tcpdump",
     lambda path: [
@@ -194,7 +203,7 @@ class Stage:
         """Send at a rate to one receiver."""
         path, said, printed = (self.folder / name for name in ("capture", "stderr", "stdout"))
         path.write_bytes(b"")
-        own_file = receiver is AGENT
+        own_file = receiver in {AGENT, SAMPLED}
         with said.open("wb") as stderr, (path if own_file else printed).open("wb") as stdout:
             process = subprocess.Popen([*self.inside, *receiver.command(path)], stdout=stdout, stderr=stderr)
         until = time.monotonic() + 10
@@ -277,6 +286,37 @@ def _lossless(stage: Stage) -> Row:
     )
 
 
+def _sampled(stage: Stage) -> Row:
+    """One connection of so many, by the kernel; how many of the sender's numbers are chosen is known."""
+    from bench.syn_sender import VARIETY
+    from daemonset.taps.sampling import chosen
+
+    share = sum(chosen(number, SAMPLE) for number in range(VARIETY)) / VARIETY
+    wrong: list[str] = []
+
+    def run(receiver: Receiver, wanted: float) -> float:
+        measured = stage.measure(receiver, FAST, SECONDS)
+        if (
+            abs(measured.received - wanted * measured.sent)
+            > (0.02 if wanted < 1 else 0) * wanted * measured.sent
+        ):
+            wrong.append(f"{receiver.name} has {measured.received} of {measured.sent}")
+        return measured.microseconds * measured.received / SECONDS / 1e6
+
+    seconds = interleaved(ROUNDS, {"all": lambda: run(AGENT, 1), "sampled": lambda: run(SAMPLED, share)})
+    ratio = seconds["sampled"] / seconds["all"]
+    return Row(
+        "B4",
+        f"agent's CPU time, 1/{SAMPLE} of {FAST // 1000}k SYN/s",
+        f"{seconds['sampled']:.1%} of a core",
+        f"{seconds['all']:.1%} of a core",
+        ratio,
+        "≤ 0.125 times all",
+        None if wrong else ratio <= 1 / 8,
+        "; ".join(wrong),
+    )
+
+
 #: Packets a second, beside whom, and what is asked of the ratio.
 _COMPARED: dict[int, dict[Receiver, tuple[str, Callable[[float], bool | None]]]] = {
     SLOWEST: {DUMPCAP: ("", lambda _: None), TCPDUMP: ("", lambda _: None)},
@@ -300,6 +340,8 @@ def main(row: str) -> None:
         try:
             if row == "B2":
                 found = [_lossless(stage)]
+            elif row == "B4":
+                found = [_sampled(stage)]
             else:
                 found = [one for rate, peers in _COMPARED.items() for one in _compare(stage, rate, peers)]
         finally:

@@ -14,7 +14,8 @@ import sys
 import time
 
 _AT_ONCE = 64
-_VARIETY = 64  # different batches, made beforehand
+_BATCHES = 64  # made beforehand
+VARIETY = _AT_ONCE * _BATCHES  # different SYNs
 _SOL_PACKET, _QDISC_BYPASS = 263, 20
 _OPTIONS = bytes.fromhex("020405b40402080a112233440000000001030307")
 
@@ -50,7 +51,7 @@ def syn(number: int) -> bytes:
 def batches() -> list[ctypes.Array[_Message]]:
     """Arrays of messages, ready to be sent."""
     made = []
-    for batch in range(_VARIETY):
+    for batch in range(_BATCHES):
         messages = (_Message * _AT_ONCE)()
         for at, message in enumerate(messages):
             frame = ctypes.create_string_buffer(syn(batch * _AT_ONCE + at), 74)
@@ -77,7 +78,7 @@ def send(interface: str, rate: int, seconds: float) -> int:
         if (due := int(now * rate) - sent) < min(_AT_ONCE, max(1, rate // 1000)):
             time.sleep(0.0005)
             continue
-        count = libc.sendmmsg(out.fileno(), ready[sent // _AT_ONCE % _VARIETY], min(due, _AT_ONCE), 0)
+        count = libc.sendmmsg(out.fileno(), ready[sent // _AT_ONCE % _BATCHES], min(due, _AT_ONCE), 0)
         if count < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         sent += count

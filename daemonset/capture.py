@@ -42,20 +42,21 @@ from daemonset.observation import (
     Topology,
 )
 from daemonset.outbox import Outbox
-from daemonset.taps import bpf, kernel_filter, sniffer
+from daemonset.taps import sniffer
+from daemonset.taps.filters import Filter
 from daemonset.taps.namespaces import NodeTaps, Watch
 from daemonset.taps.plain import Letterbox, PlainSocket
 from daemonset.taps.ring import FRAME, FRAMES, PacketSource, Ring
 from daemonset.taps.sampling import Sampler
-from daemonset.taps.sniffer import Haul, Hub
+from daemonset.taps.sniffer import PACE, Haul, Hub
 from daemonset.wire import Writer
 
 _TCP, _UDP = 6, 17
 _QUEUE_WITHOUT_RING = 32 << 20  # bytes
 _LAST_WORDS = 10.0  # seconds that a reader has at the end to take what still waits
-NAT_PACE = (
-    0.02  # seconds from one reading of conntrack's events to the next: each comes in a datagram of its own
-)
+#: Seconds from one reading of conntrack's events to the next: each comes in a datagram of its own.
+NAT_PACE = 0.02
+_SAMPLE_PACE = 0.5  # seconds from one drain to the next, at most
 _NAT_WAITS = (
     1.0  # seconds until a NAT record of a sampled capture is looked at: by then its SYN has been read
 )
@@ -176,7 +177,7 @@ class Capture:
         self._awake, self._alarm = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._reason: str | None = None
         self.packets = 0  # once it is over
-        self._program = _program(options)
+        self._filter = _filter(options)
         self._letterbox = Letterbox(options.snaplen)
         self._outbox = Outbox(self.wake)
         self._features: dict[str, str] = {}
@@ -192,6 +193,7 @@ class Capture:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._source.close()
+        self._filter.close()
         if self._events is not None:
             self._events.close()
         if self._tracers is not None:
@@ -226,7 +228,7 @@ class Capture:
             )
         )
         taps = NodeTaps(self._options.node, self._options.role, stream.announce)
-        hub = Hub(taps.find, self.wake)
+        hub = Hub(taps.find, self.wake, self._pace())
         if self._options.trace:
             self._tracers = Tracers(
                 self._options.trace_ports or self._options.ports, self._options.trace, stream.tell
@@ -253,6 +255,10 @@ class Capture:
         finally:
             watch.close()
             hub.close()
+
+    def _pace(self) -> float:
+        """Where the kernel passes nothing but a sample, queues fill that much slower."""
+        return min(_SAMPLE_PACE, PACE * self._options.sample) if self._filter.remembers else PACE
 
     def _survey(self, stream: Stream, said: Topology | Gap) -> None:
         """Send what was found of the node; pods that are gone are not traced any more."""
@@ -386,23 +392,27 @@ class Capture:
     def _open_source(self) -> PacketSource:
         """The ring, or a plain socket where the kernel has no memory to share."""
         features = self._features
-        features["filter"] = f"{len(self._program)} instructions"
+        features["filter"] = f"{len(self._filter.program)} instructions"
+        if self._filter.remembers:
+            features["memory"] = "eBPF"
+        elif self._filter.refused:
+            features["memory"] = f"none: {self._filter.refused}"
         features["kernel"] = os.uname().release
         if self._options.sample > 1:
             features["sample"] = str(self._options.sample)
         try:
-            ring = Ring(self._program, snaplen=self._options.snaplen)
+            ring = Ring(self._filter, snaplen=self._options.snaplen)
         except PermissionError:
             raise
         except OSError as error:
-            plain = PlainSocket(self._program, self._letterbox, queue=_QUEUE_WITHOUT_RING)
+            plain = PlainSocket(self._filter, self._letterbox, queue=_QUEUE_WITHOUT_RING)
             features.update(ring="none", fallback=f"no ring: {error.strerror}", sockbuf=str(plain.queue))
             return plain
         features.update(ring="v2", ringBytes=str(FRAME * FRAMES), sockbuf=str(ring.queue))
         return ring
 
     def _open_in_pod(self) -> PacketSource:
-        source = PlainSocket(self._program, self._letterbox)
+        source = PlainSocket(self._filter, self._letterbox)
         if self._tracers is not None:
             self._tracers.add_pod()
         return source
@@ -418,8 +428,8 @@ class Capture:
         return events
 
 
-def _program(options: Options) -> bpf.Program:
-    return kernel_filter.build(
+def _filter(options: Options) -> Filter:
+    return Filter(
         (*options.ports, *options.health_ports) if options.ports else (),
         heads=options.heads,
         head_ports=options.health_ports,

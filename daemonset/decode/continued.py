@@ -1,7 +1,7 @@
 """PROXY headers that come in several segments, put together again: what the later one says is read behind the first.
 
-Only from captures that hold every packet: a kernel filter lets the later segments of a header not through, because
-nothing about them is special.
+Only from captures that hold every packet, and where the kernel filter remembers connections: a classic one lets the
+later segments of a header not through, because nothing about them is special.
 """
 
 from __future__ import annotations

@@ -38,9 +38,11 @@ the inner packet. Bulk data leaves at the first word of its payload.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
-from daemonset.taps import bpf
+from daemonset.taps import bpf, remembered
 from daemonset.taps.bpf import Op
+from daemonset.taps.remembered import ETHERTYPE, FLAGS, KEEP, NETWORK, PROTOCOL, TRANSPORT, Memory
 from daemonset.taps.sampling import MULTIPLIER, bits_of
 
 #: Bytes kept of a packet that has nothing to say but its headers and what it carries with them: tunnel and IPv6
@@ -70,11 +72,13 @@ _METHODS = tuple(
 _HTTP, _HTTP_1, _STATUS_400 = (int.from_bytes(start, "big") for start in (b"HTTP", b"/1.", b" 400"))
 _TLS_HANDSHAKE_3, _TLS_ALERT_3, _CLIENT_HELLO = 0x1603, 0x1503, 1  # RFC 8446 §5.1, §4
 
-# Cells of M.
-_PROTOCOL, _ETHERTYPE, _FLAGS, _TRANSPORT, _KEEP = range(5)
+
+def build(ports: Collection[int] = (), **options: Any) -> bpf.Program:
+    """The program of `listing` for the classic machine. Raises as that does, and `bpf.ProgramTooLongError`."""
+    return bpf.assemble(listing(ports, **options))
 
 
-def build(
+def listing(
     ports: Collection[int] = (),
     *,
     heads: bool = False,
@@ -82,35 +86,36 @@ def build(
     snaplen: int = 2048,
     loopback: bool = False,
     sample: int = 1,
-) -> bpf.Program:
+    memory: Memory | None = None,
+) -> list[Op]:
     """The filter for a Service that is known by `ports`; without any, for all TCP and no UDP.
 
     `heads` passes HTTP heads of all these ports, `head_ports` those of health checks in any case (they should
     be among `ports` too). `snaplen` is how many bytes of a packet with a head are kept. Packets on the
-    loopback interface are passed only with `loopback`. `sample` N: one TCP connection of N. Raises ValueError where
-    a port is none, or N no power of two.
+    loopback interface are passed only with `loopback`. `sample` N: one TCP connection of N. With `memory` the
+    program remembers connections (`remembered.py`) and is for eBPF; without, for the classic machine. Raises ValueError
+    where a port is none, or N no power of two.
     """
     bits = bits_of(sample)
     for port in (*ports, *head_ports):
         if not 0 <= port <= 0xFFFF:
             raise ValueError(f"{port} is not a port")
-    ops = [
+    return [
         *_entrance(loopback),
-        *_network(0),
+        *_network(0, noted=memory is not None),
         *_transport(0),
         *_tunnels(),
-        *_network(1),
+        *_network(1, noted=memory is not None),
         *_transport(1),
-        *_tcp(heads, bool(head_ports), snaplen, bits),
+        *_tcp("some-head" if heads else "head-ports" if head_ports else "", snaplen, bits, memory),
         *(_match_ports("head-ports", head_ports) if head_ports else ()),
         *_icmp_errors(),
         Op(bpf.JA, yes="ports" if ports else "reject", label="udp"),
         *_match_ports("ports", ports),
-        Op(bpf.LD_MEM, _KEEP, label="keep"),
+        *(remembered.passing(memory) if memory else [Op(bpf.LD_MEM, KEEP, label="keep")]),
         Op(bpf.RET_A),
         Op(bpf.RET, 0, label="reject"),
     ]
-    return bpf.assemble(ops)
 
 
 def _entrance(loopback: bool) -> list[Op]:
@@ -119,7 +124,7 @@ def _entrance(loopback: bool) -> list[Op]:
     return [
         *([] if loopback else not_loopback),
         Op(bpf.LD_IMM, CONTROL_BYTES),
-        Op(bpf.ST, _KEEP),
+        Op(bpf.ST, KEEP),
         Op(bpf.LDX_IMM, 0),
         Op(bpf.LD_W, bpf.AD_PROTOCOL),
         *(Op(bpf.JEQ, tag, "tagged") for tag in _VLANS),
@@ -129,16 +134,20 @@ def _entrance(loopback: bool) -> list[Op]:
     ]
 
 
-def _network(level: int) -> list[Op]:
-    """From A = ethertype, X = network header to M[protocol], X = transport header. Later fragments go."""
+def _network(level: int, *, noted: bool) -> list[Op]:
+    """From A = ethertype, X = network header to M[protocol], X = transport header. Later fragments go.
+
+    `noted`: M[NETWORK] says where the header was.
+    """
     ip, ip4, ip6, done = f"ip{level}", f"ip4-{level}", f"ip6-{level}", f"transport{level}"
     return [
-        Op(bpf.JEQ, _IPV4, ip4, label=ip),
+        Op(bpf.STX, NETWORK, label=ip) if noted else Op(bpf.OR, 0, label=ip),
+        Op(bpf.JEQ, _IPV4, ip4),
         Op(bpf.JEQ, _IPV6, ip6, "reject"),
         Op(bpf.IND_H, 6, label=ip4),
         Op(bpf.JSET, 0x1FFF, "reject"),
         Op(bpf.IND_B, 9),
-        Op(bpf.ST, _PROTOCOL),
+        Op(bpf.ST, PROTOCOL),
         Op(bpf.IND_B, 0),
         Op(bpf.AND, 0x0F),
         Op(bpf.LSH, 2),
@@ -146,7 +155,7 @@ def _network(level: int) -> list[Op]:
         Op(bpf.TAX),
         Op(bpf.JA, yes=done),
         Op(bpf.IND_B, 6, label=ip6),
-        Op(bpf.ST, _PROTOCOL),
+        Op(bpf.ST, PROTOCOL),
         *_advance(40),
         *(op for number in range(_MOST_EXTENSIONS) for op in _extension(f"{level}-{number}", done)),
     ]
@@ -156,18 +165,18 @@ def _extension(place: str, done: str) -> list[Op]:
     """Pass over one IPv6 extension header, where there is one; a fragment header is the last that is passed."""
     extension, fragment = f"extension{place}", f"fragment{place}"
     return [
-        Op(bpf.LD_MEM, _PROTOCOL),
+        Op(bpf.LD_MEM, PROTOCOL),
         *(Op(bpf.JEQ, number, extension) for number in _EXTENSIONS),
         Op(bpf.JEQ, _FRAGMENT, fragment),
         Op(bpf.JA, yes=done),
         Op(bpf.IND_H, 2, label=fragment),
         Op(bpf.JSET, 0xFFF8, "reject"),
         Op(bpf.IND_B, 0),
-        Op(bpf.ST, _PROTOCOL),
+        Op(bpf.ST, PROTOCOL),
         *_advance(8),
         Op(bpf.JA, yes=done),
         Op(bpf.IND_B, 0, label=extension),
-        Op(bpf.ST, _PROTOCOL),
+        Op(bpf.ST, PROTOCOL),
         Op(bpf.IND_B, 1),
         Op(bpf.ADD, 1),
         Op(bpf.LSH, 3),
@@ -185,7 +194,7 @@ def _transport(level: int) -> list[Op]:
         Op(bpf.JEQ, _UDP, "outer-udp", "reject"),
     ]
     return [
-        Op(bpf.LD_MEM, _PROTOCOL, label=f"transport{level}"),
+        Op(bpf.LD_MEM, PROTOCOL, label=f"transport{level}"),
         Op(bpf.JEQ, _TCP, "tcp"),
         Op(bpf.JEQ, _ICMP, "icmp"),
         Op(bpf.JEQ, _ICMP6, "icmp6"),
@@ -202,7 +211,7 @@ def _tunnels() -> list[Op]:
         *_advance(8 + 8, label="vxlan"),
         Op(bpf.JA, yes="ethernet"),
         Op(bpf.IND_H, 8 + 2, label="geneve"),
-        Op(bpf.ST, _ETHERTYPE),
+        Op(bpf.ST, ETHERTYPE),
         Op(bpf.IND_B, 8),
         Op(bpf.AND, 0x3F),  # options, in words (RFC 8926 §3.4)
         Op(bpf.LSH, 2),
@@ -212,19 +221,19 @@ def _tunnels() -> list[Op]:
         Op(bpf.JA, yes="bridged?"),
         Op(bpf.IND_H, 0, label="gre"),
         Op(bpf.JSET, 0x4007, "reject"),  # source routing (RFC 1701), versions other than 0
-        Op(bpf.ST, _FLAGS),
+        Op(bpf.ST, FLAGS),
         Op(bpf.IND_H, 2),
-        Op(bpf.ST, _ETHERTYPE),
+        Op(bpf.ST, ETHERTYPE),
         *_add_word_if(0x8000),  # checksum
         *_add_word_if(0x2000),  # key
         *_add_word_if(0x1000),  # sequence number
         *_advance(4),
-        Op(bpf.LD_MEM, _ETHERTYPE, label="bridged?"),
+        Op(bpf.LD_MEM, ETHERTYPE, label="bridged?"),
         Op(bpf.JEQ, _ETHERNET, "ethernet", "ip1"),
         Op(bpf.IND_H, 12, label="ethernet"),
-        Op(bpf.ST, _ETHERTYPE),
+        Op(bpf.ST, ETHERTYPE),
         *_advance(14),
-        Op(bpf.LD_MEM, _ETHERTYPE),
+        Op(bpf.LD_MEM, ETHERTYPE),
         Op(bpf.JA, yes="ip1"),
         Op(bpf.LD_IMM, _IPV6, label="6in4"),
         Op(bpf.JA, yes="ip1"),
@@ -232,19 +241,24 @@ def _tunnels() -> list[Op]:
     ]
 
 
-def _tcp(heads: bool, head_ports: bool, snaplen: int, bits: int) -> list[Op]:
-    """Flags first, then the first words of the payload; a segment without payload ends at their load."""
-    http = "some-head" if heads else "head-ports" if head_ports else "reject"
-    proxy = "header" if bits else "head"
+def _tcp(http: str, snaplen: int, bits: int, memory: Memory | None) -> list[Op]:
+    """Flags first, then the first words of the payload; a segment without payload ends at their load.
+
+    `http`: whether HTTP heads pass, "some-head", "head-ports" or "". What is no known beginning goes, or is looked up.
+    """
+    other = "other" if memory and memory.first else "reject"
+    enough = remembered.enough if other == "other" else lambda _: []
+    proxy = "header" if bits else "proxied"
     return [
-        Op(bpf.IND_B, 13, label="tcp"),
-        Op(bpf.JSET, _FIN_SYN_RST, "control" if bits else "ports"),
-        Op(bpf.STX, _TRANSPORT),
+        Op(bpf.STX, TRANSPORT, label="tcp"),
+        Op(bpf.IND_B, 13),
+        Op(bpf.JSET, _FIN_SYN_RST, "control" if bits or memory else "ports"),
         Op(bpf.IND_B, 12),
         Op(bpf.AND, 0xF0),
         Op(bpf.RSH, 2),
         Op(bpf.ADD_X),
         Op(bpf.TAX),
+        *enough(4),
         Op(bpf.IND_W, 0),
         Op(bpf.JEQ, _PROXY_V1, proxy),
         Op(bpf.JEQ, _PROXY_V2[0], "v2"),
@@ -252,33 +266,65 @@ def _tcp(heads: bool, head_ports: bool, snaplen: int, bits: int) -> list[Op]:
         *(Op(bpf.JEQ, method, "request") for method in _METHODS),
         Op(bpf.RSH, 16),
         Op(bpf.JEQ, _TLS_HANDSHAKE_3, "handshake"),
-        Op(bpf.JEQ, _TLS_ALERT_3, "alert", "reject"),
-        Op(bpf.IND_B, 5, label="handshake"),
-        Op(bpf.JEQ, _CLIENT_HELLO, "head", "reject"),
-        Op(bpf.IND_H, 3, label="alert"),
-        Op(bpf.JEQ, 2, "head", "reject"),  # an encrypted one is longer
-        Op(bpf.IND_W, 4, label="v2"),
-        Op(bpf.JEQ, _PROXY_V2[1], proxy, "reject"),
-        Op(bpf.IND_W, 4, label="response"),
+        Op(bpf.JEQ, _TLS_ALERT_3, "alert", other),
+        *_labelled("handshake", enough(6)),
+        Op(bpf.IND_B, 5),
+        Op(bpf.JEQ, _CLIENT_HELLO, "head", other),
+        *_labelled("alert", enough(5)),
+        Op(bpf.IND_H, 3),
+        Op(bpf.JEQ, 2, "head", other),  # an encrypted one is longer
+        *_labelled("v2", enough(8)),
+        Op(bpf.IND_W, 4),
+        Op(bpf.JEQ, _PROXY_V2[1], proxy, other),
+        *_labelled("response", enough(12)),
+        Op(bpf.IND_W, 4),
         Op(bpf.RSH, 8),
-        Op(bpf.JEQ, _HTTP_1, "", "reject"),
+        Op(bpf.JEQ, _HTTP_1, "", other),
         Op(bpf.IND_W, 8),
         Op(bpf.JEQ, _STATUS_400, "head"),
-        *_keep(snaplen, label="request"),
-        Op(bpf.LDX_MEM, _TRANSPORT),
-        Op(bpf.JA, yes="ports" if http == "some-head" else http),
-        *(_sampled(bits) if bits else ()),
-        *_keep(snaplen, label="head"),
-        Op(bpf.LDX_MEM, _TRANSPORT),
-        Op(bpf.JA, yes="ports"),
+        Op(bpf.JA, yes="request" if http else "other" if other == "other" else "reject"),
+        *_end(http, snaplen, bits, memory),
+    ]
+
+
+def _end(http: str, snaplen: int, bits: int, memory: Memory | None) -> list[Op]:
+    """What becomes of each kind of payload, and of what begins or ends a connection."""
+    head = remembered.because(remembered.KNOWN if bits else remembered.HEAD) if memory else []
+    proxied = remembered.because(remembered.HEAD) if memory else []
+    chosen = _chosen(bits, "chosen", "others") if bits else []
+    control = remembered.control(chosen) if memory else _sampled(bits) if bits else []
+    return [
+        *_payload("request", snaplen, head, "ports" if http == "some-head" else http or "reject"),
+        *_payload("head", snaplen, head, "ports"),
+        *(_header(bits) if bits else ()),
+        *_payload("proxied", snaplen, proxied, "ports"),
+        *control,
+        *(remembered.other(snaplen) if memory and memory.first else ()),
+    ]
+
+
+def _payload(label: str, snaplen: int, why: list[Op], then: str) -> list[Op]:
+    """A payload that says something: so many bytes of it, if its ports are right."""
+    return [*_keep(snaplen, label), *why, Op(bpf.LDX_MEM, TRANSPORT), Op(bpf.JA, yes=then)]
+
+
+def _labelled(label: str, ops: list[Op]) -> list[Op]:
+    """The same with a name for where they begin."""
+    return [ops[0]._replace(label=label), *ops[1:]] if ops else [Op(bpf.OR, 0, label=label)]
+
+
+def _header(bits: int) -> list[Op]:
+    """A PROXY header is a connection's first data: its sequence number, less one, is the ISN."""
+    return [
+        Op(bpf.LDX_MEM, TRANSPORT, label="header"),
+        Op(bpf.IND_W, 4),
+        Op(bpf.SUB, 1),
+        *_chosen(bits, "proxied", "reject"),
     ]
 
 
 def _sampled(bits: int) -> list[Op]:
-    """From a handshake's or a PROXY header's numbers to its connection's ISN, and on if that is chosen.
-
-    Stands before "head", where a header goes on; a handshake has X = TCP header and goes to "ports".
-    """
+    """From a handshake's numbers to its connection's ISN, and on to "ports" if that is chosen; X = TCP header."""
     return [
         Op(bpf.JSET, _SYN, "", "ports", label="control"),  # what ends a connection is not known by its ISN
         Op(bpf.JSET, _ACK, "", "opening"),
@@ -286,20 +332,16 @@ def _sampled(bits: int) -> list[Op]:
         Op(bpf.SUB, 1),
         Op(bpf.JA, yes="isn"),
         Op(bpf.IND_W, 4, label="opening"),
-        *_chosen(bits, "ports", label="isn"),
-        Op(bpf.LDX_MEM, _TRANSPORT, label="header"),
-        Op(bpf.IND_W, 4),
-        Op(bpf.SUB, 1),
-        *_chosen(bits, "head"),
+        *_labelled("isn", _chosen(bits, "ports", "reject")),
     ]
 
 
-def _chosen(bits: int, then: str, label: str = "") -> list[Op]:
+def _chosen(bits: int, then: str, otherwise: str) -> list[Op]:
     """`sampling.chosen` of A."""
     return [
-        Op(bpf.MUL, MULTIPLIER, label=label),
+        Op(bpf.MUL, MULTIPLIER),
         Op(bpf.RSH, 32 - bits),
-        Op(bpf.JEQ, 0, then, "reject"),
+        Op(bpf.JEQ, 0, then, otherwise),
     ]
 
 
@@ -360,8 +402,8 @@ def _advance(size: int, label: str = "") -> list[Op]:
 def _add_word_if(bit: int) -> list[Op]:
     """X += 4 where `bit`, one above 4, is set in M[flags]."""
     shift = bit.bit_length() - 3
-    return [Op(bpf.LD_MEM, _FLAGS), Op(bpf.RSH, shift), Op(bpf.AND, 4), Op(bpf.ADD_X), Op(bpf.TAX)]
+    return [Op(bpf.LD_MEM, FLAGS), Op(bpf.RSH, shift), Op(bpf.AND, 4), Op(bpf.ADD_X), Op(bpf.TAX)]
 
 
 def _keep(size: int, label: str) -> list[Op]:
-    return [Op(bpf.LD_IMM, size, label=label), Op(bpf.ST, _KEEP)]
+    return [Op(bpf.LD_IMM, size, label=label), Op(bpf.ST, KEEP)]

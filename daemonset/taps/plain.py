@@ -17,6 +17,7 @@ import struct
 from collections.abc import Iterator
 
 from daemonset.taps import bpf
+from daemonset.taps.filters import Filter
 from daemonset.taps.ring import (
     SOL_PACKET,
     VLAN_PRESENT,
@@ -137,7 +138,7 @@ class PlainSocket:
     Raises OSError where the kernel refuses it. `queue` in the object is the receive buffer as granted.
     """
 
-    def __init__(self, program: bpf.Program, letterbox: Letterbox, *, queue: int = QUEUE) -> None:
+    def __init__(self, program: bpf.Program | Filter, letterbox: Letterbox, *, queue: int = QUEUE) -> None:
         self._letterbox = letterbox
         self._socket = open_filtered(program)
         try:

@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemonset.taps import bpf
+from daemonset.taps.filters import Filter
 
 SOL_PACKET = 263  # socket.h
 _RX_RING, _STATISTICS, _COPY_THRESH, _VERSION = 5, 6, 7, 10
@@ -101,7 +102,7 @@ class PacketSource(Protocol):
 class Ring:
     """A packet socket whose packets arrive in shared memory. Raises OSError where the kernel refuses one."""
 
-    def __init__(self, program: bpf.Program, *, frames: int = FRAMES, snaplen: int = 2048) -> None:
+    def __init__(self, program: bpf.Program | Filter, *, frames: int = FRAMES, snaplen: int = 2048) -> None:
         self._snaplen = snaplen
         self._frames = self.capacity = frames
         self._head = 0
@@ -216,13 +217,16 @@ class Ring:
                 return None
 
 
-def open_filtered(program: bpf.Program) -> socket.socket:
+def open_filtered(program: bpf.Program | Filter) -> socket.socket:
     """A packet socket that receives nothing yet, and nothing but what the filter passes once it is bound."""
     packets = socket.socket(
         socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0
     )
     try:
-        bpf.attach(packets, program)
+        if isinstance(program, Filter):
+            program.attach(packets)
+        else:
+            bpf.attach(packets, program)
     except OSError:
         packets.close()
         raise

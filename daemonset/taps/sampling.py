@@ -31,7 +31,8 @@ LINGER = 2_000_000_000
 
 _TCP = 6
 _ENDS = TcpFlag.FIN | TcpFlag.RST
-_NODE = 0xFFFF_FFFF  # in the place of a tap: whichever
+_ANY_TAP = np.array([0xFFFF_FFFF], np.uint64)
+_SIDES = (("src", "sport"), ("dst", "dport"))
 
 Words = NDArray[np.uint64]
 
@@ -53,9 +54,9 @@ class Sampler:
 
     def __init__(self, sample: int) -> None:
         self._bits = bits_of(sample)
-        self._keys = np.zeros(PLACES, np.uint64)
-        self._opened = np.zeros(PLACES, np.uint64)  # ns
-        self._ended = np.zeros(PLACES, np.uint64)  # ns; 0: not yet
+        # Side by side, so that a connection is one line of the cache and not three; times in ns, 0: not yet.
+        table = np.zeros((PLACES, 4), np.uint64)
+        self._keys, self._opened, self._ended = table[:, 0], table[:, 1], table[:, 2]
 
     def packets(
         self, rows: bytes | memoryview, heads: tuple[Head, ...]
@@ -65,6 +66,8 @@ class Sampler:
         if not len(table):
             return rows, heads
         kept = table[self._wanted(table)]
+        if not heads:
+            return kept.tobytes(), heads
         used = np.unique(kept["head"])
         used = used[used > 0]
         if len(used) < len(heads):
@@ -79,11 +82,8 @@ class Sampler:
             return rows
         known = np.zeros(len(table), bool)
         for side in ("orig", "reply"):
-            key = _keys(
-                table, np.full(len(table), _NODE, np.uint64),
-                (f"{side}_src_hi", f"{side}_src_lo", f"{side}_sport"),
-                (f"{side}_dst_hi", f"{side}_dst_lo", f"{side}_dport"),
-            )  # fmt: skip
+            one, other = (f"{side}_src", f"{side}_sport"), (f"{side}_dst", f"{side}_dport")
+            key = _keys(_ends(table, one, other), _ANY_TAP)
             known |= self._keys[_places(key)] == key
         kept: bytes = table[known | (table["protocol"] != _TCP)].tobytes()
         return kept
@@ -95,20 +95,25 @@ class Sampler:
         isn = np.where(flags & TcpFlag.ACK, table["ack"] - np.uint32(1), table["seq"]).astype(np.uint64)
         mixed = isn * np.uint64(MULTIPLIER) & np.uint64(0xFFFF_FFFF)
         picked = opening & (mixed >> np.uint64(32 - self._bits) == 0)
-        key = self._key(table, table["tap"].astype(np.uint64))
+        ends = _ends(table, *_SIDES)
+        key = _keys(ends, table["tap"].astype(np.uint64))
         self._open(key[picked], table["time"][picked])
-        node = self._key(table[picked], np.full(int(picked.sum()), _NODE, np.uint64))
+        node = _keys((ends[0][picked], ends[1][picked]), _ANY_TAP)
         self._open(node, table["time"][picked])
-        self._end(key, table["time"], tcp & (flags & _ENDS != 0))
-        place = _places(key)
-        ended = self._ended[place]
-        in_time = (ended == 0) | (table["time"] <= ended + np.uint64(LINGER))
-        followed = (self._keys[place] == key) & in_time
-        result: NDArray[np.bool_] = ~tcp | picked | (followed & ~opening)
+        result: NDArray[np.bool_] = ~tcp | picked
+        others = np.flatnonzero(tcp & ~opening)
+        if len(others):
+            result[others] = self._followed(key[others], table["time"][others], flags[others] & _ENDS != 0)
         return result
 
-    def _key(self, table: NDArray[Any], taps: Words) -> Words:
-        return _keys(table, taps, ("src_hi", "src_lo", "sport"), ("dst_hi", "dst_lo", "dport"))
+    def _followed(self, key: Words, time: Words, ends: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Of packets that do not tell their connection's number: which are of a chosen one."""
+        self._end(key, time, ends)
+        place = _places(key)
+        ended = self._ended[place]
+        in_time = (ended == 0) | (time <= ended + np.uint64(LINGER))
+        followed: NDArray[np.bool_] = (self._keys[place] == key) & in_time
+        return followed
 
     def _open(self, key: Words, time: Words) -> None:
         place = _places(key)
@@ -129,13 +134,18 @@ def _places(key: Words) -> NDArray[np.int64]:
     return (key >> np.uint64(44)).astype(np.int64)  # the upper 20 bits
 
 
-def _keys(table: NDArray[Any], taps: Words, one: tuple[str, str, str], other: tuple[str, str, str]) -> Words:
+def _ends(table: NDArray[Any], *sides: tuple[str, str]) -> tuple[Words, Words]:
+    """The two ends of each row as a number each, the smaller first; `sides`: the columns of address and port."""
+    one, other = (
+        _mix(_mix(table[f"{address}_hi"].astype(np.uint64)) + table[f"{address}_lo"]) + table[port]
+        for address, port in sides
+    )
+    return np.minimum(one, other), np.maximum(one, other)
+
+
+def _keys(ends: tuple[Words, Words], taps: Words) -> Words:
     """One number for a tap and two ends, whichever of them is the source; never 0."""
-    ends = [
-        _mix(_mix(table[high].astype(np.uint64)) + table[low]) + table[port]
-        for high, low, port in (one, other)
-    ]
-    first, second = np.minimum(*ends), np.maximum(*ends)
+    first, second = ends
     result: Words = _mix(_mix(first) + second + taps * np.uint64(0x9E37_79B9_7F4A_7C15)) | np.uint64(1)
     return result
 

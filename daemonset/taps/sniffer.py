@@ -99,14 +99,16 @@ class _Listener:
 class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
     """All sockets of the node as one. Not for sending.
 
-    `broken` is called when decoding failed for a reason of our own, which `error` then holds.
+    `broken` is called when decoding failed for a reason of our own, which `error` then holds. `pace`: how many seconds
+    pass at most from one drain to the next while packets come.
     """
 
     desc = "packet sockets of a node and its pods"
     nonblocking_socket = True  # so that scapy needs no control socket of its own, and stopping is `stop`'s
 
-    def __init__(self, find_tap: FindTap, broken: Callable[[], None]) -> None:
+    def __init__(self, find_tap: FindTap, broken: Callable[[], None], pace: float = PACE) -> None:
         self._find_tap = find_tap
+        self._pace = pace
         self._broken = broken
         self._batch = Batch()
         self._blocks: list[columns.Bytes] = []  # rows that came as columns; they refer to no heads
@@ -179,7 +181,7 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
             try:
                 with self._lock:
                     more = self._drain(x)
-                    self._next = self._began + _pace(self._began - before, self._fill)
+                    self._next = self._began + _pace(self._began - before, self._fill, self._pace)
                     haul = self._haul() if not more or self._count >= ROWS else None
             except Exception as error:
                 self.error = error  # scapy says so on stderr and closes us; our owner has to know
@@ -284,11 +286,11 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
         self._listeners.pop(descriptor).source.close()
 
 
-def _pace(interval: float, fill: float) -> float:
+def _pace(interval: float, fill: float, most: float = PACE) -> float:
     """Seconds to the next drain, so that it meets queues which are not too full; `fill` came in `interval` seconds."""
     if fill <= _FULL_ENOUGH:
-        return PACE
-    return max(FAST_PACE, min(PACE, interval * _FULL_ENOUGH / fill))
+        return most
+    return max(FAST_PACE, min(most, interval * _FULL_ENOUGH / fill))
 
 
 class Decoding(DefaultSession):  # type: ignore[misc]  # scapy has no types

@@ -35,6 +35,7 @@ from daemonset.observation import (
     Tracing,
     endpoint_text,
 )
+from daemonset.taps.sampling import chosen
 from daemonset.wire import Frame, NatRows, PacketRows, Reader
 from tests.agent.scene import NOBODY, ROOT, Scene, python_for, python_path, scene, why_not
 
@@ -161,7 +162,8 @@ def start(node: Scene, *arguments: str, **how: Any) -> Agent:
 
 
 def talk(node: Scene, count: int = 1, text: str = "PROXY TCP4 192.0.2.1 10.0.0.1 5 80\r\n") -> None:
-    server = node.module("tests.agent.talk", "server", "8080", str(count), name="pod", stdout=-1)
+    size = len(text.replace("|", ""))
+    server = node.module("tests.agent.talk", "server", "8080", str(count), str(size), name="pod", stdout=-1)
     assert server.stdout is not None
     assert server.stdout.readline() == b"listening\n"
     client = node.module(
@@ -206,6 +208,54 @@ def test_one_connection_through_nat_is_seen_at_every_tap(node: Scene) -> None:
     assert (NatEvent.DUMP, client, "10.0.0.1:80", "10.1.0.2:8080", masked) in agent.nat()
     assert sum(loss.received for loss in agent.of(Loss)) == len(agent.packets())
     assert not any(loss.dropped for loss in agent.of(Loss))
+
+
+def remembers(agent: Agent) -> bool:
+    """Whether its kernel filter remembers connections; whoever may not load eBPF is told so."""
+    told = str(agent.of(Hello)[0].features["memory"])
+    assert told in {"eBPF", "none: Operation not permitted"}
+    return told == "eBPF"
+
+
+def test_first_payloads_pass_whatever_they_are_where_the_kernel_remembers_connections(node: Scene) -> None:
+    agent = start(node, "--port", "80", "8080", "--heads")
+    agent.until_ready()
+    talk(node, text="EHLO me|and|so|on|and|on")
+    assert agent.stop() == 0
+    first = [packet for packet in agent.packets() if packet.payload is Payload.DATA]
+    assert ({packet.tap for packet in first} == {tap.kind for tap in agent.taps()}) == remembers(agent)
+    assert all(packet.destination.endswith((":80", ":8080")) for packet in first)
+    assert len({packet.seq for packet in first}) == (3 if remembers(agent) else 0)
+
+
+def test_a_header_in_two_segments_is_read_where_the_kernel_remembers_connections(node: Scene) -> None:
+    agent = start(node, "--port", "80", "8080", "--heads")
+    agent.until_ready()
+    talk(node, text="PROXY TCP4 192.0.|2.1 10.0.0.1 5 80\r\n")
+    assert agent.stop() == 0
+    heads = [head for frame in agent.of(PacketRows) for head in frame.heads if head.proxy]
+    named = {proxy.source for head in heads for proxy in head.proxy if head.proxy_complete}
+    assert named == ({"192.0.2.1:5"} if remembers(agent) else set())
+
+
+def test_of_a_sample_each_connection_is_kept_whole_and_little_else_leaves_the_kernel(node: Scene) -> None:
+    agent = start(node, "--port", "80", "8080", "--heads", "--sample", "1/4")
+    agent.until_ready()
+    talk(node, count=60, text="GET / HTTP/1.1\r\n\r\n")
+    assert agent.stop() == 0
+    taps = {tap.kind for tap in agent.taps()}
+    packets = agent.packets()
+    kept = {packet.seq for packet in packets if packet.flags == TcpFlag.SYN}
+    assert 0 < len(kept) < 60
+    assert all(chosen(isn, 4) for isn in kept)
+    for tap in taps:
+        here = [packet for packet in packets if packet.tap is tap]
+        assert {packet.seq for packet in here if packet.flags == TcpFlag.SYN} == kept
+        assert len({packet.seq for packet in here if packet.payload is Payload.HTTP_REQUEST}) == len(kept)
+        ends = {(packet.source, packet.seq) for packet in here if TcpFlag.FIN in packet.flags}
+        assert len(ends) >= 2 * len(kept)
+    passed = sum(loss.received for loss in agent.of(Loss))
+    assert (passed == len(packets)) == remembers(agent)
 
 
 def test_it_counts_as_tcpdump_does(node: Scene, tmp_path: Path) -> None:

@@ -298,8 +298,11 @@ def test_the_kernel_answers_as_the_interpreter_does(filter_: dict[str, Any], as_
     ]
 
 
-def kernel_answers(filter_: dict[str, Any], packets: Sequence[Packet], as_nobody: bool) -> list[int]:
-    task = json.dumps({"filter": filter_, "packets": [[kind, body.hex()] for kind, body in packets]})
+def kernel_answers(
+    filter_: dict[str, Any], packets: Sequence[Packet], as_nobody: bool = False, ebpf: list[int] | None = None
+) -> list[int]:
+    sent = [[kind, body.hex()] for kind, body in packets]
+    task = json.dumps({"filter": filter_, "packets": sent, "ebpf": ebpf})
     with scene(as_nobody=as_nobody) as here:
         here.ip(
             "link add name left type veth peer name right",
