@@ -78,6 +78,11 @@ class Watcher(NamedTuple):
     output: Path
     said: Path
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
 
 def rows() -> Iterator[Row]:
     """The rows of B3."""
@@ -242,12 +247,10 @@ class Stage:
         start = {"nobody": self._nobody, "agents": self._agents, "tcpdump": self._tcpdumps}[who]
         watchers = start(*extra)
         time.sleep(_SETTLE)
-        before = [cpu(watcher.process.pid) for watcher in watchers]
+        before = [cpu(watcher.pid) for watcher in watchers]
         told = self._load(rate, SECONDS, bulk)
         time.sleep(_SETTLE)
-        used = tuple(
-            cpu(watcher.process.pid) - start for watcher, start in zip(watchers, before, strict=True)
-        )
+        used = tuple(cpu(watcher.pid) - start for watcher, start in zip(watchers, before, strict=True))
         for watcher in watchers:
             watcher.process.terminate()
         for watcher in watchers:
