@@ -216,7 +216,9 @@ def netfilter(data: bytes, size: int) -> None:
     for message in messages(data):
         rule, event = parse_rule(message, str(size)), parse_trace(message)
         assert rule is None or len(msgspec.msgpack.encode(rule)) <= 64 * len(data) + 4096
-        assert event is None or event.chain.isprintable()
+        assert (
+            event is None or len(event.chain) <= 1024
+        )  # names are the kernel's own, and escaped where they are shown
         assert sets_trace(message) in {True, False}
 
 

@@ -159,6 +159,7 @@ def seeds() -> dict[str, bytes]:
         "conntrack": {"message": WHOLE, "lines": LINES},
         "netfilter": {
             "trace": trace(attribute(8, IPV4), attribute(9, TCP_HEADER), u32(14, 0x4000)),
+            "odd-name": trace().replace(b"KUBE", b"KUB\xff").replace(b"EXT", b"\n\x1b["),
             "rule": rule(expression("meta", u32(2, 12), u32(3, 1)), expression("masq", u32(1, 0))),
         },
         "legacy_tables": {"output": info(ENTRIES, 0, len(ENTRIES) // 2) + ENTRIES},
