@@ -153,8 +153,9 @@ def anonymize(folder: Path, target: Path, key: bytes) -> Meta:
     fields = mask.meta(meta)
     fresh = SessionFolder(target, Meta(facts=fields["facts"], title=fields["title"]))
     for place in meta.places:
-        fresh.stream(place)
-        writer = Writer(partial(fresh.write, place))
+        name = mask.searched(place)  # nodes may be called by their address
+        fresh.stream(name)
+        writer = Writer(partial(fresh.write, name))
         path = stream_path(folder, place)
         for frame in _whole_frames(path) if path is not None else ():
             _write(writer, mask.frame(frame))

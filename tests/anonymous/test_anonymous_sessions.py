@@ -10,9 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from daemonset.observation import PACKET, Topology
-from daemonset.wire import PacketRows, read_stream
-from probe.folder import read_meta
+from daemonset.observation import PACKET, Bye, Hello, Topology
+from daemonset.wire import PacketRows, Writer, read_stream
+from probe.anonymous.session import anonymize
+from probe.cluster.timing import Clock
+from probe.folder import Meta, SessionFolder, read_meta
 from tests.cli.helpers import ended, start
 
 pytestmark = pytest.mark.lab
@@ -160,3 +162,21 @@ def test_heads_keep_nothing_of_what_was_asked(recorded: Callable[[str], Path], t
     }
     assert agents <= {"anonymous"}
     assert msgspec.json.encode(heads)
+
+
+def test_a_node_that_is_called_by_its_address_is_called_otherwise_everywhere(tmp_path: Path) -> None:
+    folder = SessionFolder(tmp_path / "session", Meta())
+    folder.stream("203.0.113.9")
+    writer = Writer(lambda data: folder.write("203.0.113.9", data))
+    writer.message(Hello("203.0.113.9"))
+    writer.message(Bye("end"))
+    folder.finish(clocks={"203.0.113.9": Clock(1, 1)}, kernels={"203.0.113.9": "6.18"})
+    made = anonymize(tmp_path / "session", tmp_path / "other", bytes(32))
+    (place,) = made.places
+    assert {place} == set(made.clocks) == set(made.kernels)
+    (hello, _) = read_stream(tmp_path / "other" / f"{place}.probe")
+    assert isinstance(hello, Hello)
+    assert hello.node == place
+    for path in (tmp_path / "other").iterdir():
+        assert "203.0.113.9" not in path.name
+        assert b"203.0.113.9" not in path.read_bytes()
