@@ -29,8 +29,7 @@ def disbelief(connection: Connection, known: Known) -> list[str]:
     named = {address_in(address) for address in word.addresses} - {None}
     if known.client in named:
         return []
-    header = connection.trip.header
-    claimed = address_in(header.source) if header is not None and header.source is not None else None
+    claimed = connection.trip.named
     if forged(connection) and claimed in named:
         return []  # SIP305 says it
     reached = connection.trip.reached

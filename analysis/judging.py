@@ -177,8 +177,7 @@ def _judge(connection: Connection, context: Context, named: Sequence[Mechanism] 
 
 def _believed(connection: Connection, resolved: Sequence[Resolved]) -> bool:
     """Whether a server takes for its client whom the header names, by its configuration."""
-    header = connection.trip.header
-    named = address_in(header.source) if header is not None and header.source is not None else None
+    named = connection.trip.named
     return any(entry.client is not None and address_in(entry.client) == named for entry in resolved)
 
 

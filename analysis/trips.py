@@ -7,7 +7,7 @@ from functools import cached_property
 
 from analysis.addresses import Owner, OwnerKind, Target
 from analysis.asked import Asked
-from analysis.claims import Claims
+from analysis.claims import Claims, address_in
 from analysis.hops import Change, Step
 from analysis.legs import Leg
 from analysis.streams import Said
@@ -73,6 +73,12 @@ class Trip:
             return first.head.proxy[0]
         headers = self.headers if not first.head.proxy_complete else ()
         return headers[0] if headers else None
+
+    @property
+    def named(self) -> int | None:
+        """The source address that the first PROXY header names."""
+        header = self.header
+        return address_in(header.source) if header is not None and header.source is not None else None
 
     @property
     def from_client_tap(self) -> bool:
