@@ -141,23 +141,26 @@ def rows(
         modes: tuple[ProxyMode, ...] = ("iptables", "nftables") if long else ("iptables",)
         originals += played(list_scenarios() if long else scenarios, modes)
     except UnavailableError as error:
-        problem = f"; no lab: {error}"
+        problem = f"no lab: {error}"
+    if not originals:
+        return [Row(f"sessions: {what}", 0, 0, skipped=problem or "no recordings") for what in _KINDS]
     wanted = sessions or (25 * len(originals) if long else 250)
     again = f"python -m prove truth{' --long' if long else ''}"
     found: list[Row] = []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for kind, what in enumerate(_KINDS):
             total = Count()
-            rounds = -(-wanted // max(len(originals), 1))
+            rounds = -(-wanted // len(originals))
             for count in pool.map(tried, originals, [kind] * len(originals), [rounds] * len(originals)):
                 total.add(count)
+            lacking = f"; {problem}" if problem else ""
             share = total.conclusive / total.journeys if total.journeys else 0.0
             found.append(
                 Row(
                     f"sessions: {what}",
                     total.sessions,
                     len(total.wrong),
-                    f"{share:.0%} of {total.journeys:,} verdicts still given{problem}",
+                    f"{share:.0%} of {total.journeys:,} verdicts still given{lacking}",
                     again,
                     tuple(total.wrong[:_DETAILS]),
                 )
