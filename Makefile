@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test field lint types format bench prove site lock clean set-up
+.PHONY: help demo test search field lint types format bench prove site lock clean set-up
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ demo: set-up  ## lose a client's address and keep it, with real packets, in a mi
 test: set-up lint types  ## lint, strict types, and the whole suite
 	@.ci/system-tools test
 	$(BIN)/pytest -n auto
+
+search: set-up  ## try the tests of properties with examples that nobody tried before
+	$(BIN)/pytest -n auto --hypothesis-profile=searching -m "not lab" $$(grep -rl --include='test_*.py' 'hypothesis' tests)
 
 field: set-up  ## only the captures that tcpdump makes in the lab, in every direction
 	$(BIN)/pytest -n auto tests/field

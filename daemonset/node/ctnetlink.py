@@ -114,17 +114,17 @@ def _walked_row(message: bytes, stop: int, time: int, node: int, event: NatEvent
     original, reply = _wire_tuple(message, found.get(_ORIG)), _wire_tuple(message, found.get(_REPLY))
     if original is None or reply is None:
         return None
-    protocol, zone, forward = original
-    stamped = _field(message, found.get(_EVENT_TIME), _be64)
+    protocol, zone_of_direction, forward = original
+    status, mark, zone, time = _others(message, _PAYLOAD, stop, time)
     return row_of(
         forward,
         reply[2],
-        time=time if stamped is None else stamped,
+        time=time,
         # A record of a later kernel may lack the status in its DESTROY event; the tuples still tell the NAT.
-        status=(_field(message, found.get(_STATUS), _be32) or 0) | nat_bits(forward, reply[2]),
-        mark=_field(message, found.get(_MARK), _be32) or 0,
+        status=status | nat_bits(forward, reply[2]),
+        mark=mark,
         node=node,
-        zone=_field(message, found.get(_ZONE), _be16) or zone,
+        zone=zone or zone_of_direction,
         protocol=protocol,
         event=event,
     )
@@ -216,7 +216,7 @@ def _usual_row(message: bytes, stop: int, time: int, node: int, event: int) -> b
 
 
 def _others(message: bytes, at: int, stop: int, time: int) -> tuple[int, int, int, int]:
-    """Status, mark, zone and time, where attributes from `at` on tell them."""
+    """Status, mark, zone and time, where attributes from `at` on tell them: the last whole one of each counts."""
     status = mark = zone = 0
     while at + 8 <= stop:
         size, kind = _attribute.unpack_from(message, at)

@@ -307,3 +307,10 @@ def test_the_quick_way_and_the_long_way_agree(
     quick = ctnetlink._usual_row(data, stop, 5, 1, event)
     assert quick is None or quick == ctnetlink._walked_row(data, stop, 5, 1, event)
     assert cut or quick is not None
+
+
+@pytest.mark.parametrize("first", [TUPLES, TUPLES[::-1]])
+def test_a_status_is_not_untold_by_an_empty_one_after_it(first: tuple[bytes, bytes]) -> None:
+    """The same for both ways: laid out as usual, and in any order."""
+    row = parsed(message(*first, attribute(3, bytes(3) + b"\x01"), attribute(3, b"")))
+    assert row.status & 1
