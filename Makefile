@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test search field lint types format bench prove site lock clean set-up
+.PHONY: help demo test search field lint types format bench prove site dist lock clean set-up
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ prove: set-up  ## try what must never happen, many times; LONG=1 for hours of it
 site: set-up  ## docs/ as a site that needs no network, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "open build/site/index.html; for its search: $(PYTHON) -m http.server -d build/site"
+
+DIST ?= dist
+dist: set-up  ## the wheel, bills of materials and their digests, in DIST, a new folder (dist)
+	@$(BIN)/python packaging/release.py $(ARGUMENTS) $(DIST)
 
 lock:  ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \

@@ -289,12 +289,21 @@ def _metrics() -> str:
     return "\n".join(lines)
 
 
+def _licences() -> str:
+    """Every locked package with its licence and who needs it."""
+    sys.path.insert(0, str(REPOSITORY / "packaging"))
+    from bom.licences import table  # noqa: PLC0415 - of packaging/, which is no package
+
+    return table()
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "findings": _findings,
     "scenarios": _scenarios,
     "files": _files,
     "live-view": _live_view,
     "metrics": _metrics,
+    "licences": _licences,
 }
 
 

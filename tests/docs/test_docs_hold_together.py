@@ -21,7 +21,7 @@ from probe.lab import scenario
 from probe.render.rows import SAID
 from tests.docs.documents import DOCUMENTS, REPOSITORY, anchors, inline_code, links, names, prose, table
 
-ROOTS = ("probe", "analysis", "daemonset", "tests", "bench", "docs", ".ci")
+ROOTS = ("probe", "analysis", "daemonset", "tests", "bench", "docs", "packaging", ".ci", ".github")
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

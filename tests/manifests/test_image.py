@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -126,6 +127,24 @@ def test_there_is_nothing_in_it_but_an_interpreter_and_the_agent(image: Image) -
     assert not [name for name in ("bin", "sbin", "usr/bin", "usr/sbin") if (image.root / name).exists()]
     assert not (site / "daemonset" / "manifests").exists()
     assert not (site / "daemonset" / "image").exists()
+
+
+@needs_namespaces
+def test_its_bill_of_materials_names_the_interpreter_and_what_lies_outside_of_packages(
+    image: Image, tmp_path: Path
+) -> None:
+    file = tmp_path / "image.cdx.json"
+    command = [sys.executable, REPOSITORY / "packaging/sbom.py", "agent", "--root", image.root, file]
+    subprocess.run(command, check=True, cwd=REPOSITORY)
+    components = {each["name"]: each for each in json.loads(file.read_text())["components"]}
+    version = ".".join(map(str, sys.version_info[:3]))
+    assert components["python"]["version"] == version
+    assert {name for name, each in components.items() if each["type"] == "library"} == LIBRARIES["daemonset"]
+    system = {name: each for name, each in components.items() if each["type"] == "file"}
+    assert any("/libc.so" in name for name in system)
+    for name, each in system.items():
+        held = hashlib.sha256((image.root / name.lstrip("/")).read_bytes()).hexdigest()
+        assert each["hashes"] == [{"alg": "SHA-256", "content": held}]
 
 
 @needs_namespaces
