@@ -221,7 +221,8 @@ class Capture:
     def run(self) -> None:
         """Capture until the end. Raises BrokenPipeError where the reader went away, OSError for a full disk."""
         sample = self._options.sample
-        stream = Stream(self._outbox, Sampler(sample) if sample > 1 else None)
+        sampler = Sampler(sample, nat=self._options.conntrack) if sample > 1 else None
+        stream = Stream(self._outbox, sampler)
         stream.tell(
             Hello(
                 self._options.node, agent=f"probe {__version__}", time=time.time_ns(), features=self._features

@@ -11,6 +11,8 @@ what was still on its way, and then no more.
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from typing import Any
 
 import numpy as np
@@ -29,9 +31,22 @@ PLACES = 1 << 20
 #: Nanoseconds for which an ended connection keeps its tuple: for its other side's end, and answers on their way.
 LINGER = 2_000_000_000
 
+_PLACE = 32  # bytes
+_ROW = np.dtype((np.void, PACKET.size))  # one thing and not fields: to choose among these takes a thirtieth
+
 _TCP = 6
 _ENDS = TcpFlag.FIN | TcpFlag.RST
 _ANY_TAP = np.array([0xFFFF_FFFF], np.uint64)
+_ODD = np.array(
+    [
+        0x9E37_79B9_7F4A_7C15,
+        0xC2B2_AE3D_27D4_EB4F,
+        0x1656_67B1_9E37_79F9,
+        0xBF58_476D_1CE4_E5B9,
+        0x94D0_49BB_1331_11EB,
+    ],
+    np.uint64,
+)  # factors that mix well: those of splitmix64 and xxHash
 _SIDES = (("src", "sport"), ("dst", "dport"))
 
 Words = NDArray[np.uint64]
@@ -50,12 +65,16 @@ def chosen(isn: int, sample: int) -> bool:
 
 
 class Sampler:
-    """Knows the chosen connections of one node. Not for several threads at once."""
+    """Knows the chosen connections of one node. Not for several threads at once.
 
-    def __init__(self, sample: int) -> None:
+    `nat`: whether NAT records are going to be asked for.
+    """
+
+    def __init__(self, sample: int, *, nat: bool = True) -> None:
         self._bits = bits_of(sample)
+        self._for_nat = nat
         # Side by side, so that a connection is one line of the cache and not three; times in ns, 0: not yet.
-        table = np.zeros((PLACES, 4), np.uint64)
+        table = np.frombuffer(_scattered(PLACES * _PLACE), np.uint64).reshape(PLACES, 4)
         self._keys, self._opened, self._ended = table[:, 0], table[:, 1], table[:, 2]
 
     def packets(
@@ -65,13 +84,15 @@ class Sampler:
         table = np.frombuffer(rows, PACKET.dtype())
         if not len(table):
             return rows, heads
-        kept = table[self._wanted(table)]
+        wanted = self._wanted(table)
+        if wanted.all():
+            return rows, heads
+        kept = np.frombuffer(rows, _ROW)[wanted].view(PACKET.dtype())
         if not heads:
             return kept.tobytes(), heads
         used = np.unique(kept["head"])
         used = used[used > 0]
         if len(used) < len(heads):
-            kept = kept.copy()
             kept["head"] = np.where(kept["head"] > 0, np.searchsorted(used, kept["head"]) + 1, 0)
         return kept.tobytes(), tuple(heads[number - 1] for number in used.tolist())
 
@@ -85,7 +106,7 @@ class Sampler:
             one, other = (f"{side}_src", f"{side}_sport"), (f"{side}_dst", f"{side}_dport")
             key = _keys(_ends(table, one, other), _ANY_TAP)
             known |= self._keys[_places(key)] == key
-        kept: bytes = table[known | (table["protocol"] != _TCP)].tobytes()
+        kept: bytes = np.frombuffer(rows, f"V{NAT.size}")[known | (table["protocol"] != _TCP)].tobytes()
         return kept
 
     def _wanted(self, table: NDArray[Any]) -> NDArray[np.bool_]:
@@ -97,9 +118,10 @@ class Sampler:
         picked = opening & (mixed >> np.uint64(32 - self._bits) == 0)
         ends = _ends(table, *_SIDES)
         key = _keys(ends, table["tap"].astype(np.uint64))
-        self._open(key[picked], table["time"][picked])
-        node = _keys((ends[0][picked], ends[1][picked]), _ANY_TAP)
-        self._open(node, table["time"][picked])
+        time = table["time"][picked]
+        self._open(key[picked], time)
+        if self._for_nat:
+            self._open(_keys(ends[picked], _ANY_TAP), time)
         result: NDArray[np.bool_] = ~tcp | picked
         others = np.flatnonzero(tcp & ~opening)
         if len(others):
@@ -130,29 +152,44 @@ class Sampler:
         self._ended[place[::-1]] = time[::-1]  # of several in one batch the first stays
 
 
+def _scattered(size: int) -> mmap.mmap:
+    """Zeros of which a few are used here and there: by small pages, of which each has to be cleared on first use.
+
+    Large ones, which numpy asks for, would all be there after the first dozen of connections: a tenth of a second.
+    """
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without large pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return memory
+
+
 def _places(key: Words) -> NDArray[np.int64]:
     return (key >> np.uint64(44)).astype(np.int64)  # the upper 20 bits
 
 
-def _ends(table: NDArray[Any], *sides: tuple[str, str]) -> tuple[Words, Words]:
-    """The two ends of each row as a number each, the smaller first; `sides`: the columns of address and port."""
+def _ends(table: NDArray[Any], *sides: tuple[str, str]) -> Words:
+    """The two ends of each row as one number, whichever is the source; `sides`: the columns of address and port."""
     one, other = (
-        _mix(_mix(table[f"{address}_hi"].astype(np.uint64)) + table[f"{address}_lo"]) + table[port]
+        _mix(
+            table[f"{address}_hi"].astype(np.uint64) * _ODD[0]
+            + table[f"{address}_lo"].astype(np.uint64) * _ODD[1]
+            + table[port].astype(np.uint64) * _ODD[2]
+        )
         for address, port in sides
     )
-    return np.minimum(one, other), np.maximum(one, other)
+    return one + other
 
 
-def _keys(ends: tuple[Words, Words], taps: Words) -> Words:
-    """One number for a tap and two ends, whichever of them is the source; never 0."""
-    first, second = ends
-    result: Words = _mix(_mix(first) + second + taps * np.uint64(0x9E37_79B9_7F4A_7C15)) | np.uint64(1)
-    return result
+def _keys(ends: Words, taps: Words) -> Words:
+    """One number for a tap and two ends; never 0."""
+    return _mix(ends + taps * _ODD[0]) | np.uint64(1)
 
 
 def _mix(words: Words) -> Words:
-    """The finalizer of splitmix64."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
-    result: Words = words ^ (words >> np.uint64(31))
-    return result
+    """The finalizer of splitmix64, in place."""
+    for shift, factor in ((30, _ODD[3]), (27, _ODD[4]), (31, None)):
+        words ^= words >> np.uint64(shift)
+        if factor is not None:
+            words *= factor
+    return words
