@@ -141,7 +141,7 @@ class StreamBuilder:
             case RuleHits(hits):
                 owner.rule_hits.extend((self.node, hit) for hit in hits[: MOST_HITS - len(owner.rule_hits)])
 
-    def packets(self, rows: bytes, heads: tuple[Head, ...] = ()) -> int:
+    def packets(self, rows: bytes | bytearray, heads: tuple[Head, ...] = ()) -> int:
         """Take a batch of `PACKET` rows; returns how many. Rows of unknown taps are refused with ValueError."""
         table = np.frombuffer(rows, dtype=PACKET.dtype())
         if not len(table):
@@ -150,18 +150,19 @@ class StreamBuilder:
             raise ValueError(f"the stream of {self.node} has a packet of a tap that it never announced")
         if int(table["head"].max()) > len(heads):
             raise ValueError(f"the stream of {self.node} has a packet whose decoded head is missing")
-        renumbered = self._taps != list(range(len(self._taps)))
-        if renumbered or (heads and self._owner.heads):
-            table = np.frombuffer(
-                bytearray(rows), dtype=PACKET.dtype()
-            )  # bytes, as a copy field by field is dear
+        other_taps = self._taps != list(range(len(self._taps)))
+        other_heads = bool(heads and self._owner.heads)
+        if other_taps or other_heads:
+            table = np.frombuffer(bytearray(rows), dtype=PACKET.dtype())  # a copy field by field is dear
+        if other_taps:
             table["tap"] = np.asarray(self._taps, dtype=np.uint32)[table["tap"]]
+        if other_heads:
             table["head"] = np.where(table["head"] > 0, table["head"] + len(self._owner.heads), 0)
         self._owner.heads.extend(heads)
         self._owner.packets.add(table)
         return len(table)
 
-    def nat(self, rows: bytes) -> int:
+    def nat(self, rows: bytes | bytearray) -> int:
         """Take a batch of `NAT` rows of this node; returns how many."""
         table = np.frombuffer(rows, dtype=NAT.dtype()).copy()
         table["node"] = self._owner.node_index(self.node)

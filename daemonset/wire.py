@@ -87,6 +87,10 @@ _CHUNK = 1 << 18
 _WORTH_A_COPY = 1 << 16
 
 
+#: Bytes of whole rows, as a reader gives them; nobody changes them.
+RowBytes = bytes | bytearray
+
+
 class WireError(ValueError):
     """A stream that cannot be read (further). The text is one line and says what was wrong."""
 
@@ -98,14 +102,14 @@ class TruncatedError(WireError):
 class PacketRows(NamedTuple):
     """Rows of `observation.PACKET`, and the heads that they index from 1."""
 
-    rows: bytes
+    rows: RowBytes
     heads: tuple[Head, ...] = ()
 
 
 class NatRows(NamedTuple):
     """Rows of `observation.NAT`."""
 
-    rows: bytes
+    rows: RowBytes
 
 
 #: What a reader answers with. `Heads` messages arrive inside the `PacketRows` that they belong to.
@@ -142,19 +146,19 @@ class Writer:
         """Send one message. Raises ValueError where it is longer than a frame may be."""
         self._frame(MESSAGE, self._encoder.encode(message))
 
-    def packets(self, rows: bytes | memoryview, heads: tuple[Head, ...] = ()) -> None:
+    def packets(self, rows: RowBytes | memoryview, heads: tuple[Head, ...] = ()) -> None:
         """Send rows of `PACKET` together with the heads that they refer to. No rows, no frame."""
         for part in _parts(rows, PACKET):
             if heads:
                 self.message(Heads(heads))
             self._rows(PACKETS, part, PACKET)
 
-    def nat(self, rows: bytes) -> None:
+    def nat(self, rows: RowBytes) -> None:
         """Send rows of `NAT`. No rows, no frame."""
         for part in _parts(rows, NAT):
             self._rows(NATS, part, NAT)
 
-    def _rows(self, kind: int, rows: bytes | memoryview, layout: Layout) -> None:
+    def _rows(self, kind: int, rows: RowBytes | memoryview, layout: Layout) -> None:
         if len(rows) >= PACK_FROM * layout.size:
             self._frame(kind | PACKED, _pack(rows, layout.size))
         else:
@@ -319,7 +323,7 @@ def _too_new(version: int) -> WireError:
     )
 
 
-def _parts(rows: bytes | memoryview, layout: Layout) -> Iterator[bytes | memoryview]:
+def _parts(rows: RowBytes | memoryview, layout: Layout) -> Iterator[RowBytes | memoryview]:
     """Rows in pieces that fit a frame; ValueError where they are not whole rows."""
     if len(rows) % layout.size:
         raise ValueError(f"{len(rows)} bytes are not whole rows of {layout.size}")
@@ -328,7 +332,7 @@ def _parts(rows: bytes | memoryview, layout: Layout) -> Iterator[bytes | memoryv
         yield rows if len(rows) <= step else rows[start : start + step]
 
 
-def _pack(rows: bytes | memoryview, width: int) -> bytes:
+def _pack(rows: RowBytes | memoryview, width: int) -> bytes:
     table = np.frombuffer(rows, np.uint8).reshape(-1, width)
     varies = _varies(table)
     values = np.take(table, np.flatnonzero(varies), axis=1)
@@ -353,7 +357,7 @@ def _varies(table: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return varies
 
 
-def _unpack(payload: bytes, width: int, where: str) -> bytes:
+def _unpack(payload: bytes, width: int, where: str) -> bytearray:
     start = _COUNT.size + (width + 7) // 8
     if len(payload) < start + width:
         raise WireError(f"{where}: packed rows are cut off")
@@ -364,13 +368,25 @@ def _unpack(payload: bytes, width: int, where: str) -> bytes:
         raise WireError(f"{where}: {count} packed rows are longer than {FRAME_LIMIT} bytes")
     if len(values) != count * int(varies.sum()):
         raise WireError(f"{where}: {len(values)} bytes are not the varying columns of {count} rows")
-    table = np.empty((count, width), np.uint8)
+    rows = bytearray(count * width)
+    table = np.frombuffer(rows, np.uint8).reshape(count, width)
     table[:] = np.frombuffer(payload[start : start + width], np.uint8)
-    table[:, varies] = np.frombuffer(values, np.uint8).reshape(count, -1) if values else 0
-    return table.tobytes()
+    if values:
+        varying = np.frombuffer(values, np.uint8).reshape(count, -1)
+        at = 0
+        for first, last in _runs(varies):
+            table[:, first:last] = varying[:, at : at + last - first]
+            at += last - first
+    return rows
 
 
-def _check_indices(rows: bytes, taps: int, heads: int, where: str) -> None:
+def _runs(varies: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Where neighbouring columns vary: whole runs are copied three times as fast as single columns."""
+    edges = np.flatnonzero(np.diff(varies, prepend=False, append=False)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _check_indices(rows: RowBytes, taps: int, heads: int, where: str) -> None:
     columns = np.frombuffer(rows, PACKET.dtype())
     if (tap := int(columns["tap"].max())) >= taps:
         raise WireError(f"{where}: a packet of tap {tap}, which was never announced")

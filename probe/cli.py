@@ -9,6 +9,7 @@ that `probe --help` and shell completion answer at once.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 from pathlib import Path
@@ -39,6 +40,10 @@ from probe.commands import (
 from probe.errors import ExitCode, ProbeError, os_error
 from probe.output import end_progress, flush, forget_stdout, note, put
 from probe.render.escape import escape
+
+#: Objects that come before garbage is looked for. A report is made of very many, hardly any of which is garbage;
+#: looking for it as often as Python does by itself takes a tenth of a large analysis.
+_UNTIL_COLLECTED = 200_000
 
 EPILOG = (
     "Exit codes: 0 preserved, or all well · 1 a defect of probe · 2 usage · 3 a client address lost, or a "
@@ -99,6 +104,7 @@ app.command(
 
 def main() -> None:
     """Entry point of `probe` and of the kubectl plugin `kubectl client-ip`."""
+    gc.set_threshold(_UNTIL_COLLECTED)
     code = _run(sys.argv[1:])
     end_progress()
     try:

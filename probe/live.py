@@ -17,7 +17,7 @@ import numpy as np
 from analysis.findings import CATALOGUE
 from analysis.report import Report, Severity
 from daemonset.observation import PACKET, Bye, Loss, Taps, TcpFlag
-from daemonset.wire import Frame, PacketRows
+from daemonset.wire import Frame, PacketRows, RowBytes
 from probe.cluster.so_far import YOUNG, blamed, grown, summary
 from probe.render.live import Found, Seen, State
 
@@ -136,7 +136,7 @@ class Board:
     def _at(self, place: str) -> _Place:
         return self._places.setdefault(place, _Place())
 
-    def _packets(self, at: _Place, rows: bytes) -> None:
+    def _packets(self, at: _Place, rows: RowBytes) -> None:
         table = np.frombuffer(rows, dtype=PACKET.dtype())
         at.packets += len(table)
         opening = (table["flags"] & _HANDSHAKE == TcpFlag.SYN) & (table["protocol"] == 6)

@@ -27,7 +27,7 @@ from analysis.ingress import IngressRecord
 from analysis.recording import Recording, RecordingBuilder, StreamBuilder
 from daemonset.lifeline import Pull
 from daemonset.observation import NAT, PACKET, Bye, Gap, Hello, Layout, Ready, Topology
-from daemonset.wire import Frame, NatRows, PacketRows, Reader, WireError
+from daemonset.wire import Frame, NatRows, PacketRows, Reader, RowBytes, WireError
 from probe.agents.recorded import RecordedSource
 from probe.agents.source import Agent, AgentSource, PushedAgent
 from probe.cluster.timing import Clock
@@ -229,7 +229,7 @@ class Pouring(NamedTuple):
                 self.stream.message(frame)
 
 
-def _by_our_clock(rows: bytes, layout: Layout, ahead: int) -> bytes:
+def _by_our_clock(rows: RowBytes, layout: Layout, ahead: int) -> RowBytes:
     """Rows with their times corrected; `ahead`: how far the clock that they were made by is, in nanoseconds."""
     if not ahead:
         return rows

@@ -11,7 +11,16 @@ import msgspec
 import numpy as np
 
 from daemonset.observation import NAT, PACKET, Head, HttpHead, Layout, ProxyHeader, TlsHello, Tlv
-from daemonset.wire import Frame, NatRows, PacketRows, TruncatedError, WireError, Writer, read_stream
+from daemonset.wire import (
+    Frame,
+    NatRows,
+    PacketRows,
+    RowBytes,
+    TruncatedError,
+    WireError,
+    Writer,
+    read_stream,
+)
 from probe.anonymous.addresses import Addresses
 from probe.anonymous.words import Words
 from probe.errors import UsageError, os_error
@@ -100,7 +109,7 @@ class Anonymizer:
                 return {self._searched(key): self._searched(each) for key, each in value.items()}
         return value
 
-    def _rows(self, rows: bytes, layout: Layout) -> bytes:
+    def _rows(self, rows: RowBytes, layout: Layout) -> bytes:
         table = np.frombuffer(rows, dtype=layout.dtype()).copy()
         names = {name.removesuffix("_hi") for name in table.dtype.names or () if name.endswith("_hi")}
         for name in sorted(names):
