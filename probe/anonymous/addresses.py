@@ -37,6 +37,8 @@ _MAPPED = ip_network("::ffff:0:0/96")
 #: Also what a port, a bracket or the length of a prefix may follow.
 _FOUR = r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\w)"
 _SIX = r"(?<![\w:.])(?=[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:)[0-9A-Fa-f:.]*[0-9A-Fa-f:](?:%\w+)?(?![\w:])"
+#: As clouds name their nodes: ip-10-0-1-7.
+_DASHED = re.compile(r"(?<![\w.])ip-(\d{1,3}-\d{1,3}-\d{1,3}-\d{1,3})(?!\w)")
 _WRITTEN = re.compile(rf"(?P<address>{_FOUR}|{_SIX})(?:/(?P<length>\d{{1,3}})(?!\w))?")
 
 
@@ -54,7 +56,9 @@ class Addresses:
 
     def text(self, text: str) -> str:
         """A text with every address in it replaced; networks stay networks of the same length."""
-        return _WRITTEN.sub(self._written, text)
+        if "." in text or ":" in text:
+            text = _WRITTEN.sub(self._written, text)
+        return _DASHED.sub(self._dashed, text) if "ip-" in text else text
 
     def _written(self, found: re.Match[str]) -> str:
         bare, zone, interface = found["address"].partition("%")
@@ -70,6 +74,13 @@ class Addresses:
         except ValueError:  # bits beyond the prefix: an interface's own address
             return f"{other}{zone}{interface}/{length}"
         return str(ip_network(f"{other}/{network.prefixlen}", strict=False))
+
+    def _dashed(self, found: re.Match[str]) -> str:
+        try:
+            address = ip_address(found[1].replace("-", "."))
+        except ValueError:
+            return found[0]
+        return f"ip-{str(self.of(address)).replace('.', '-')}"
 
     def _of(self, address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
         if any(address in kept for kept in _KEPT if kept.version == address.version):

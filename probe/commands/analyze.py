@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,15 +21,18 @@ from probe.commands.files import (
     WriteOption,
 )
 from probe.commands.options import (
+    AnonymizeOption,
     AppServerOption,
     BalancerOption,
     Format,
     FromIpOption,
     IngressConfigOption,
     IngressLogOption,
+    KeyOption,
     OutputOption,
     clients_option,
     end_with,
+    key_option,
 )
 from probe.errors import UsageError
 from probe.output import note
@@ -73,6 +77,8 @@ def analyze(
     ingress_config: IngressConfigOption = None,
     ingress_log: IngressLogOption = None,
     app_server: AppServerOption = None,
+    anonymize: AnonymizeOption = False,
+    key: KeyOption = None,
     write: WriteOption = None,
     show: OpenOption = False,
     markdown: MarkdownOption = None,
@@ -91,6 +97,8 @@ def analyze(
     probe analyze node1/ node2/ --objects objects.json
 
     probe analyze --tap client:me/eth0=client.pcap --tap nic:node1/eth0=node1.pcap --objects objects.json
+
+    probe analyze session/ --anonymize --html for-the-ticket.html
     """
     if not sessions and not tap:
         raise UsageError(
@@ -102,6 +110,7 @@ def analyze(
     from probe.ingress import read_ingress
     from probe.render.packets import Seen
 
+    secret = key_option(anonymize, key)
     captures = [parse_tap(text) for text in tap or []]
     files = Files(write, show, markdown, junit, html, mermaid, dot, sarif, metrics).prepare(
         [capture.path for capture in captures]
@@ -109,22 +118,33 @@ def analyze(
     ingress = read_ingress(ingress_config or [], ingress_log or [], note, app_server)
     clients = clients_option(from_ip)
     given = inputs.recorded(sessions or [], tap or [], objects, conntrack or [])
-    if given.ingress is not None:
-        ingress = given.ingress.plus(ingress)
     service = inputs.known_service(service or given.service, given.facts)
-    facts = inputs.with_balancers(given.facts, balancer or [])
+    given = replace(
+        given,
+        facts=inputs.with_balancers(given.facts, balancer or []),
+        ingress=given.ingress.plus(ingress),
+        clients=clients or given.clients,
+    )
+    copied = captures
+    if secret is not None:
+        from probe.anonymous.given import anonymous
+
+        given, copied = (
+            anonymous(given, secret, captures=captures, files=inputs.table_files(conntrack or [])),
+            [],
+        )
     from analysis.analyze import analyze as judge
     from analysis.clients import Clients
 
     report = judge(
         given.recording,
-        facts,
+        given.facts,
         asked=given.asked,
-        ingress=ingress,
+        ingress=given.ingress,
         service=service,
         title=given.title,
-        clients=Clients.of(clients or given.clients),
+        clients=Clients.of(given.clients),
         changes=given.changes,
         own=given.own,
     )
-    end_with(report, output, files, Seen(given.recording, facts, captures))
+    end_with(report, output, files, Seen(given.recording, given.facts, copied))

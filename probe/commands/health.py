@@ -20,7 +20,16 @@ from probe.commands.cluster import (
     duration_option,
 )
 from probe.commands.lab import complete_scenario
-from probe.commands.options import BalancerOption, Format, OutputOption, ProxyMode, ProxyModeOption
+from probe.commands.options import (
+    AnonymizeOption,
+    BalancerOption,
+    Format,
+    KeyOption,
+    OutputOption,
+    ProxyMode,
+    ProxyModeOption,
+    key_option,
+)
 from probe.errors import UsageError
 from probe.output import note, progress, put
 
@@ -133,6 +142,8 @@ def health(
         str | None, typer.Option(metavar="NAMESPACE/NAME", help="The Service whose health checks are judged.")
     ] = None,
     balancer: BalancerOption = None,
+    anonymize: AnonymizeOption = False,
+    key: KeyOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Say whether health checks keep clients from nodes that cannot serve them, and how long that took.
@@ -157,9 +168,11 @@ def health(
     check_installed(installed, ("--debug-node", debug_node), ("--from-here", from_here), ("--image", image))
     nodes = tuple(dict.fromkeys(debug_node or node or ()))
     chosen = Chosen(namespace, context, kubeconfig, nodes, image, from_here, bool(debug_node), installed)
-    if (there or lab is not None) and (files or balancer):
+    secret = key_option(anonymize, key)
+    if (there or lab is not None) and (files or balancer or secret is not None):
         raise UsageError(
-            "--tap, --objects, --watched, --service and --balancer are for what was recorded; leave them out"
+            "--tap, --objects, --watched, --service, --balancer and --anonymize are for what was recorded; "
+            "leave them out"
         )
     seconds = duration_option(settle)
     watching = Watching(watch, duration_option(duration), record)
@@ -177,7 +190,7 @@ def health(
         end_with(on_cluster(target, chosen, seconds, watching), output)
     if chosen != Chosen() or seconds is not None:
         raise UsageError("nothing is asked of a cluster without svc/NAME; see 'probe health --help'")
-    end_with(of_record(target, tap or [], objects, watched, service, balancer or []), output)
+    end_with(of_record(target, tap or [], objects, watched, service, balancer or [], secret), output)
 
 
 class Watching(NamedTuple):
@@ -260,6 +273,7 @@ def of_record(
     watched: Path | None,
     service: str | None,
     balancer: list[str],
+    secret: bytes | None = None,
 ) -> HealthReport:
     """Judge what was recorded. Raises ProbeError."""
     if target is None and not tap:
@@ -275,13 +289,21 @@ def of_record(
     if watched is not None:
         from probe.endpoint_changes import read_changes
 
-        changes = read_changes(watched)
-    else:
-        changes = recorded.changes
+        recorded = replace(recorded, changes=read_changes(watched))
     wanted = inputs.known_service(service or recorded.service, recorded.facts)
-    facts = inputs.with_balancers(recorded.facts, balancer)
+    recorded = replace(recorded, facts=inputs.with_balancers(recorded.facts, balancer))
+    if secret is not None:
+        from probe.agents.captures import parse_tap
+        from probe.anonymous.given import anonymous
+
+        recorded = anonymous(recorded, secret, captures=[parse_tap(text) for text in tap])
     report = judge(
-        recorded.recording, facts, asked=recorded.asked, service=wanted, changes=changes, own=recorded.own
+        recorded.recording,
+        recorded.facts,
+        asked=recorded.asked,
+        service=wanted,
+        changes=recorded.changes,
+        own=recorded.own,
     )
     return about_health(report)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.health.own import NONE_OWN, OwnChecks
+from analysis.ingress import IngressRecord
 from probe.commands.options import quiet_progress
 from probe.errors import UnavailableError, UsageError, os_error
 from probe.output import note
@@ -15,19 +16,21 @@ if TYPE_CHECKING:
     from analysis.asked import Asked
     from analysis.facts import Facts
     from analysis.health.changes import EndpointChange
-    from analysis.ingress import IngressRecord
     from analysis.recording import Recording
     from probe.session import Session
 
 
+_NO_INGRESS = IngressRecord()
+
+
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What there is to judge. `ingress` is None where no session kept one."""
+    """What there is to judge."""
 
     recording: Recording
     facts: Facts
     asked: tuple[Asked, ...] = ()
-    ingress: IngressRecord | None = None
+    ingress: IngressRecord = _NO_INGRESS
     service: str | None = None
     title: str | None = None
     clients: tuple[str, ...] = ()
@@ -54,6 +57,13 @@ def recorded(sessions: list[Path], taps: list[str], objects: Path | None, tables
             meta.own,
         )
     return Recorded(*_from_files(taps, tables, objects))
+
+
+def table_files(tables: list[str]) -> list[Path]:
+    """The files of `--conntrack`. Raises UsageError."""
+    from probe.agents.captures import parse_table
+
+    return [parse_table(text).path for text in tables]
 
 
 def with_balancers(facts: Facts, named: list[str]) -> Facts:

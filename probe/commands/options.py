@@ -147,6 +147,37 @@ AppServerOption = Annotated[
 ]
 
 
+AnonymizeOption = Annotated[
+    bool,
+    typer.Option(
+        "--anonymize",
+        help="Give the same verdicts with other addresses, hosts, paths and ids in every output: for a public ticket. "
+        "Names of nodes, pods and Services stay.",
+    ),
+]
+
+KeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        help="For --anonymize: a file with secret bytes. Outputs of one key have the same in the place of the same. "
+        "[a new key, which nobody keeps]",
+    ),
+]
+
+
+def key_option(anonymize: bool, key: Path | None) -> bytes | None:
+    """The key to anonymize with, None where nothing is. Raises ProbeError."""
+    if not anonymize:
+        if key is not None:
+            raise UsageError("--key is for --anonymize; leave it out")
+        return None
+    from probe.anonymous.keys import read_key
+
+    return read_key(key)
+
+
 def clients_option(texts: list[str] | None) -> tuple[str, ...]:
     """What --from-ip names, as it is written in a report. Raises UsageError."""
     if not texts:

@@ -58,17 +58,37 @@ def test_another_key_makes_another_address() -> None:
         ('for="[2001:db8::7]:44";by=_proxy, for=203.0.113.9', ";by=_proxy, for="),
         ("fe80::1%eth0 dev eth0", "%eth0 dev eth0"),
         ("names 203.0.113.9. And", ". And"),
+        ("ip-172-30-0-11.eu-west-1.compute.internal", ".eu-west-1.compute.internal"),
     ],
 )
 def test_addresses_are_found_wherever_they_stand(text: str, kept: str) -> None:
     made = KEY.text(text)
     assert kept in made
-    for word in ("172.30.0.11", "10.244.2.2", "fd00:30::11", "2001:db8::7", "203.0.113.9", "fe80::1%"):
+    for word in (
+        "172-30-0-11",
+        "172.30.0.11",
+        "10.244.2.2",
+        "fd00:30::11",
+        "2001:db8::7",
+        "203.0.113.9",
+        "fe80::1%",
+    ):
         assert word not in made
 
 
 @pytest.mark.parametrize(
-    "text", ["12:34:56", "0a:58:0a:f4:02:02", "v1.36.0", "999.1.2.3", "KUBE-SVC-ABC", "1.2.3"]
+    "text",
+    [
+        "12:34:56",
+        "0a:58:0a:f4:02:02",
+        "v1.36.0",
+        "999.1.2.3",
+        "KUBE-SVC-ABC",
+        "1.2.3",
+        "ip-999-1-1-1",
+        "ip-1-2-3",
+        "skip-1-2-3-4",
+    ],
 )
 def test_what_is_no_address_stays(text: str) -> None:
     assert KEY.text(text) == text
