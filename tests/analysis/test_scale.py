@@ -18,10 +18,13 @@ from tests.analysis.story import Story, cluster
 from tests.analysis.test_stories import BEHIND, HTTP, LB, LOCAL, MASQUERADED, NODE_PORT, POD, REMOTE, C, v1
 
 
-def repeated(recording: Recording, times: int) -> Recording:
-    """The same connection `times` times, from other ports with other sequence numbers, 50 µs apart."""
+def repeated(recording: Recording, times: int, first: int = 0) -> Recording:
+    """The same connection `times` times, from other ports with other sequence numbers, 50 µs apart.
+
+    `first`: as many stand before these, elsewhere.
+    """
     rows = np.tile(recording.packets, times)
-    number = np.repeat(np.arange(times, dtype=np.uint32), len(recording.packets))
+    number = np.repeat(np.arange(first, first + times, dtype=np.uint32), len(recording.packets))
     rows["seq"] += number * 5
     rows["ack"] += number * 5
     rows["time"] += number.astype(np.uint64) * 50_000
