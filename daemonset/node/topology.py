@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,12 +73,23 @@ def read_topology() -> Topology:
     return survey().topology
 
 
-def survey(*, proc: Path = Path("/proc"), named: Path = Path("/run/netns"), time: int = 0) -> Survey:
+class SurveyEndedError(Exception):
+    """Nobody wants to know any more."""
+
+
+def survey(
+    *,
+    proc: Path = Path("/proc"),
+    named: Path = Path("/run/netns"),
+    time: int = 0,
+    wanted: Callable[[], bool] = lambda: True,
+) -> Survey:
     """Look at the network namespace that we are in, and at the pods that hang on it.
 
     Interfaces that are down are left out: nothing passes them, and a socket cannot be bound to them. `proc`
-    and `named` are where the host's namespaces are found, `time` (ns) stands in the gaps. Raises OSError
-    where rtnetlink itself does not answer.
+    and `named` are where the host's namespaces are found, `time` (ns) stands in the gaps. `wanted` is asked before
+    each namespace is entered, which takes a few milliseconds: one of hundreds of pods may want to be ended meanwhile.
+    Raises OSError where rtnetlink itself does not answer, SurveyEndedError where it is not wanted any more.
     """
     with _rtnetlink() as channel:
         interfaces = tuple(link.interface for link in _read_links(channel))
@@ -90,6 +101,8 @@ def survey(*, proc: Path = Path("/proc"), named: Path = Path("/run/netns"), time
     ours = os.open(_OURS, os.O_RDONLY | os.O_CLOEXEC)
     try:
         for namespace in found:
+            if not wanted():
+                raise SurveyEndedError
             try:
                 pod = _read_pod(namespace, ours, topology)
             except OSError as error:

@@ -146,13 +146,21 @@ class Watch:
         self._gaps: set[tuple[str, str]] = set()
         self._inodes: frozenset[int] = frozenset()
         self._events = _subscribe()
+        self._ending = False
         self._end, self._end_of_thread = os.pipe2(os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._watch, name="namespaces", daemon=True)
 
     def look(self) -> dict[int, int | None]:
-        """Survey the node once, now. Answers with the taps of its own interfaces. Raises OSError."""
+        """Survey the node once, now. Answers with the taps of its own interfaces.
+
+        Raises OSError, and SurveyEndedError where it is closed meanwhile.
+        """
         self._inodes = _namespaces_of_processes() if self._want_pods else frozenset()
-        found = topology.survey(time=time.time_ns()) if self._want_pods else _own_survey()
+        found = (
+            topology.survey(time=time.time_ns(), wanted=lambda: not self._ending)
+            if self._want_pods
+            else _own_survey()
+        )
         if found.topology != self._told:
             self._told = found.topology
             self._tell(found.topology)
@@ -173,7 +181,8 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop looking, also in the middle of it."""
+        self._ending = True
         os.close(self._end_of_thread)
         if self._thread.ident is not None:
             self._thread.join()
@@ -201,6 +210,8 @@ class Watch:
     def _look_again(self) -> None:
         try:
             self.look()
+        except topology.SurveyEndedError:
+            return
         except OSError as error:
             self._tell(Gap("topology", error.strerror or str(error), time.time_ns()))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from daemonset.node.topology import classify
+from daemonset.node.topology import SurveyEndedError, classify, survey
 from daemonset.observation import Interface, Route, TapKind, Topology
 from tests.agent.scene import Scene, python_path, scene, why_not
 
@@ -165,3 +165,20 @@ def test_looking_twice_gives_the_same_and_leaves_nothing_open(fabric: Scene) -> 
     seen = seen_by(fabric, "node1")
     assert seen["same"]
     assert not seen["left open"]
+
+
+def test_a_survey_that_nobody_wants_any_more_ends_before_the_next_namespace(tmp_path: Path) -> None:
+    """On a node with hundreds of pods an agent must not wait for all of them before it ends."""
+    for process in range(3):
+        space = tmp_path / str(process) / "ns"
+        space.mkdir(parents=True)
+        (space / "net").touch()
+    asked: list[None] = []
+
+    def wanted() -> bool:
+        asked.append(None)
+        return len(asked) < 2
+
+    with pytest.raises(SurveyEndedError):
+        survey(proc=tmp_path, named=tmp_path / "none", wanted=wanted)
+    assert len(asked) == 2
