@@ -205,7 +205,7 @@ class Stage:
     def __init__(self, lab: Any, folder: Path) -> None:
         self._lab, self._folder = lab, folder
         self._address = next(place.addresses[0] for place in lab.places() if place.name == "node1")
-        self._held = {place: _pid(lab.spawn(place, ["sleep", "3600"])) for place in (*_NODES, _POD)}
+        self._held = {place: host_pid(lab.spawn(place, ["sleep", "3600"])) for place in (*_NODES, _POD)}
         self._replace_server()
 
     def _replace_server(self) -> None:
@@ -323,7 +323,7 @@ class Stage:
             time.sleep(0.05)
 
 
-def _pid(process: Any) -> int:
+def host_pid(process: Any) -> int:
     """The process id out here of a process in the lab, by the descriptor that the lab gave for it (pidfd_open(2))."""
     info = Path(f"/proc/self/fdinfo/{process._handle}").read_text()
     return int(next(line.split()[1] for line in info.splitlines() if line.startswith("Pid:")))
