@@ -26,6 +26,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from daemonset import capabilities
+from daemonset.capabilities import DAC_OVERRIDE
 from daemonset.spans import time_argument
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread for each processor
     try:
         from daemonset import capture, once  # noqa: F401, PLC0415 - scapy is not loaded for --help
+        from daemonset.node import topology  # noqa: PLC0415 - the same
+
+        topology.load()  # while everything may be read that root may read
     except ImportError as error:
         return _complain(f"{error}: install client-ip-probe[agent]", NOT_ALLOWED)
     try:
@@ -86,16 +91,19 @@ def _stream(arguments: argparse.Namespace) -> int:
     from daemonset.lifeline import Lifeline  # noqa: PLC0415 - the same
 
     output = sys.stdout.fileno()
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)  # later no file is opened for writing
     _do_not_block(output)
     _reuse_memory()
+    kept = _give_up()
     try:
         lifeline = None if arguments.lifeline is None else Lifeline(sys.stdin.fileno(), arguments.lifeline)
         with Capture(_options(arguments), output, lifeline) as capture:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda number, _: capture.stop(signal.Signals(number).name))
+            capture.confine(kept)
             capture.run()
     except BrokenPipeError:
-        _forget(output)  # nobody reads: nothing more to do
+        os.dup2(nowhere, output)  # nobody reads: nothing is left that Python would try to flush into the pipe
     return 0
 
 
@@ -105,10 +113,11 @@ def _keep(arguments: argparse.Namespace) -> int:
     from daemonset.keeping import OccupiedError  # noqa: PLC0415 - the same
 
     _reuse_memory()
+    kept = _give_up(DAC_OVERRIDE)
     options = _options(arguments)
     options = replace(options, duration=options.duration or once.DURATION, limit=once.LIMIT)
     try:
-        once.keep(options, Path(arguments.output), _say)
+        once.keep(options, Path(arguments.output), _say, kept)
     except OccupiedError:
         return _complain(f"{arguments.output} is not empty; name a new folder", USAGE)
     return 0
@@ -280,10 +289,13 @@ def _reuse_memory() -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
 
 
-def _forget(output: int) -> None:
-    """Leave nothing behind that Python would try to flush into the closed pipe."""
-    with open(os.devnull, "wb") as nothing:  # noqa: PTH123 - a descriptor is what counts
-        os.dup2(nothing.fileno(), output)
+def _give_up(*but_for: int) -> str:
+    """Go on with the capabilities that are needed; answers with their names, of those that there are."""
+    try:
+        left = capabilities.keep([*capabilities.NEEDED, *but_for])
+    except OSError as error:
+        return f"as started: {error.strerror}"
+    return " ".join(name for number, name in capabilities.NEEDED.items() if number in left)
 
 
 def _say(text: str) -> None:

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from daemonset import __version__
+from daemonset.confinement import ConfinementError, confine
 from daemonset.lifeline import Lifeline, Pull
 from daemonset.node.conntrack import ConntrackError, Drained, Events, snapshot
 from daemonset.node.ruleset import ruleset
@@ -217,6 +218,19 @@ class Capture:
         """End in order as soon as possible; the first reason counts. Safe in signal handlers."""
         self._reason = self._reason or reason
         self.wake()
+
+    def confine(self, capabilities: str, *, writes: bool = False) -> None:
+        """From now on the process may do nothing but capture, and write files if it `writes`; the hello tells how far.
+
+        `capabilities` that the process has kept are told, too. For a process of its own: it is for ever.
+        """
+        self._features["capabilities"] = capabilities
+        try:
+            size = confine(writes=writes, loads=self._filter.remembers)
+        except ConfinementError as error:
+            self._features["seccomp"] = f"none: {error}"
+        else:
+            self._features["seccomp"] = f"{size} instructions"
 
     def run(self) -> None:
         """Capture until the end. Raises BrokenPipeError where the reader went away, OSError for a full disk."""

@@ -19,8 +19,8 @@ LIMIT = 1 << 30
 _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the last: the terminal or ssh went away
 
 
-def keep(options: Options, folder: Path, say: Callable[[str], None]) -> None:
-    """Watch this node until the time is over or a signal comes.
+def keep(options: Options, folder: Path, say: Callable[[str], None], kept_rights: str) -> None:
+    """Watch this node until the time is over or a signal comes, with the capabilities that are named.
 
     Raises PermissionError where packet sockets are not allowed, and then leaves no folder; OSError where the folder
     cannot be written, which then stays marked as cut off; OccupiedError.
@@ -34,6 +34,7 @@ def keep(options: Options, folder: Path, say: Callable[[str], None]) -> None:
         with capture:
             for number in _ENDS:
                 signal.signal(number, lambda number, _: capture.stop(signal.Signals(number).name))
+            capture.confine(kept_rights, writes=True)
             say(f"watching as {options.node} for {options.duration or DURATION:g} s; Ctrl-C ends that")
             capture.run()
         size = kept.finish()

@@ -68,6 +68,11 @@ class _Namespace(NamedTuple):
     process: int
 
 
+def load() -> None:
+    """Import now what is read with. Raises ImportError."""
+    import pyroute2  # noqa: F401, PLC0415 - as in _rtnetlink
+
+
 def read_topology() -> Topology:
     """The topology alone; see `survey`."""
     return survey().topology

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daemonset import capabilities
 from daemonset.decode.link import bare
 from daemonset.decode.packet import Batch
 from daemonset.observation import PACKET, Direction, Head, Loss
@@ -302,10 +303,18 @@ class Decoding(DefaultSession):  # type: ignore[misc]  # scapy has no types
 
 
 def start(hub: Hub, deliver: Callable[[Haul], None]) -> AsyncSniffer:
-    """Start to sniff; `deliver` is called by the sniffer's thread. End with `stop`, then take `hub.rest()`."""
+    """Start to sniff; `deliver` is called by the sniffer's thread. End with `stop`, then take `hub.rest()`.
+
+    The thread decodes what strangers sent, and needs no capability for that: the sockets are open.
+    """
     started = threading.Event()
+
+    def begun() -> None:
+        capabilities.keep_none()
+        started.set()
+
     sniffer = AsyncSniffer(
-        opened_socket=hub, session=Decoding, store=False, prn=deliver, started_callback=started.set
+        opened_socket=hub, session=Decoding, store=False, prn=deliver, started_callback=begun
     )
     sniffer.start()
     started.wait()
