@@ -12,15 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
 
-from analysis.gathering import Rows, pieces
+from analysis.addresses import EXACT_TAPS
+from analysis.gathering import pieces
 from analysis.joining import join
 from analysis.load import load
 from analysis.recording import Recording
@@ -49,6 +49,70 @@ try:
 finally:
     print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")), file=sys.stderr)
 """
+
+
+#: What a join found: of all places, then of all legs, how many and the sum of each column.
+Sums = tuple[int, ...]
+
+
+class _Place:
+    """One tuple of a leg at one tap, in the peer's words."""
+
+    __slots__ = ("first", "last", "replied", "seen", "times")
+
+    def __init__(self, time: int) -> None:
+        self.first: int | None = None
+        self.last = 0
+        self.seen = time
+        self.replied = False
+        self.times: set[int] = set()
+
+    def sent(self, time: int) -> None:
+        self.first = time if self.first is None else min(self.first, time)
+        self.last = max(self.last, time)
+        self.seen = min(self.seen, time)
+        self.times.add(time)
+
+    def answered(self, time: int) -> None:
+        self.seen = min(self.seen, time)
+        self.replied = True
+
+
+class _Leg:
+    """One connection, in the peer's words."""
+
+    __slots__ = ("finish", "first_stamp", "last_stamp", "row", "server_isn", "start")
+
+    def __init__(self, row: int, time: int, stamp: int) -> None:
+        self.row = row
+        self.start = self.finish = time
+        self.first_stamp = self.last_stamp = stamp
+        self.server_isn: int | None = None
+
+    def seen(self, time: int, stamp: int, server_isn: int | None) -> None:
+        self.start, self.finish = min(self.start, time), max(self.finish, time)
+        self.first_stamp, self.last_stamp = min(self.first_stamp, stamp), max(self.last_stamp, stamp)
+        if server_isn is not None:
+            self.server_isn = server_isn if self.server_isn is None else min(self.server_isn, server_isn)
+
+
+def _sums(places: Collection[_Place], legs: Collection[_Leg]) -> Sums:
+    return (
+        len(places),
+        sum(place.first or 0 for place in places),
+        sum(place.seen for place in places),
+        sum(place.last for place in places),
+        sum(len(place.times) for place in places),
+        sum(place.replied for place in places),
+        len(legs),
+        sum(leg.row for leg in legs),
+        sum(leg.start for leg in legs),
+        sum(leg.finish for leg in legs),
+        sum(leg.server_isn is not None for leg in legs),
+        sum(leg.server_isn or 0 for leg in legs),
+        sum(leg.first_stamp for leg in legs),
+        sum(leg.last_stamp for leg in legs),
+    )
 
 
 class Cost(NamedTuple):
@@ -114,7 +178,7 @@ _TIMES_FASTER = "≥ 20 times faster"
 def _join(recording: Recording, size: int) -> Row:
     """The join of a recording and of its peer, in turn."""
     what = f"join of {size // 10**6}M observations, beside Python dictionaries"
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[str, Sums] = {}
 
     def ours() -> float:
         began = time.perf_counter()
@@ -123,7 +187,7 @@ def _join(recording: Recording, size: int) -> Row:
 
     def peer() -> float:
         began = time.perf_counter()
-        found["peer"] = _in_dictionaries(recording.packets)
+        found["peer"] = _in_dictionaries(recording)
         return time.perf_counter() - began
 
     seconds = interleaved(_ROUNDS, {"ours": ours, "peer": peer})
@@ -141,31 +205,50 @@ def _available() -> int:
     return next(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("MemAvailable"))
 
 
-def _in_columns(recording: Recording) -> tuple[int, int]:
+def _in_columns(recording: Recording) -> Sums:
     """What the analysis does first: rows to columns, columns to legs and the places where each was seen."""
     with duckdb.connect(":memory:") as database:
         database.execute("set threads to 2")
         join(database, load(database, recording), lambda *_: False)
-        counts = database.execute("select (select count(*) from legs), (select count(*) from sightings)")
-        legs, places = counts.fetchall()[0]
-        return int(legs), int(places)
+        sums = database.execute("""
+            select * from
+            (select count(*), sum(first), sum(seen), sum(last), sum(syns), count(*) filter (replied) from sightings),
+            (select count(*), sum(row), sum(start), sum(finish), count(*) filter (answered), sum(server_isn),
+                    sum(first_stamp), sum(last_stamp) from legs)
+        """).fetchall()[0]
+        return tuple(map(int, sums))
 
 
-def _in_dictionaries(packets: Rows) -> tuple[int, int]:
-    """What the join is about in a simple form: legs by sequence number, each with its tuples at each tap."""
-    legs: dict[int, dict[tuple[Any, ...], int]] = defaultdict(dict)
-    columns = ("tap", "flags", "seq", "ack", "time", "tunnel")
-    ends = ("src_hi", "src_lo", "sport", "dst_hi", "dst_lo", "dport")
-    for _, piece in pieces(packets):
-        for tap, flags, seq, ack, seen, tunnel, *tuple_ in piece[[*columns, *ends]].tolist():
+def _in_dictionaries(recording: Recording) -> Sums:
+    """The same from the same rows in Python: a dictionary of places, one of legs, and a loop."""
+    places: dict[tuple[int, ...], _Place] = {}
+    legs: dict[int, _Leg] = {}
+    exact = [tap.kind in EXACT_TAPS for tap in recording.taps]
+    names = ["tap", "flags", "seq", "ack", "tsval", "tsecr", "time", "tunnel"]
+    ends = ["src_hi", "src_lo", "sport", "dst_hi", "dst_lo", "dport"]
+    for start, piece in pieces(recording.packets):
+        for row, (tap, flags, seq, ack, tsval, tsecr, time_, tunnel, *way) in enumerate(
+            piece[names + ends].tolist(), start
+        ):
             if flags & 22 == 2:
-                isn, way = seq, tuple(tuple_)
+                isn, stamp = seq, tsval
+                key = isn, tap, tunnel, *way
+                if (place := places.get(key)) is None:
+                    place = places[key] = _Place(time_)
+                place.sent(time_)
             elif flags & 22 == 18:
-                isn, way = (ack - 1) & 0xFFFFFFFF, (*tuple_[3:], *tuple_[:3])
+                isn, stamp = (ack - 1) & 0xFFFFFFFF, tsecr
+                if exact[tap]:
+                    key = isn, tap, tunnel, *way[3:], *way[:3]
+                    if (place := places.get(key)) is None:
+                        place = places[key] = _Place(time_)
+                    place.answered(time_)
             else:
                 continue
-            legs[isn].setdefault((tap, tunnel, *way), seen)
-    return len(legs), sum(len(places) for places in legs.values())
+            if (leg := legs.get(isn)) is None:
+                leg = legs[isn] = _Leg(row, time_, stamp)
+            leg.seen(time_, stamp, seq if flags & 16 else None)
+    return _sums(places.values(), legs.values())
 
 
 def _analyzed(story: Story, one: Recording, size: int) -> Cost:
