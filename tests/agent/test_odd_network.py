@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,8 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet
 
-from daemonset.observation import PACKET, Bye, Loss, Payload, TapKind, TcpFlag
+from daemonset.observation import PACKET, Bye, Gap, Loss, Payload, TapKind, TcpFlag
+from daemonset.taps.ring import FRAMES
 from daemonset.wire import PacketRows
 from tests.agent.scene import Scene, scene, why_not
 from tests.agent.test_agent import PATIENCE, Agent, add_pod, start
@@ -173,6 +177,118 @@ def test_the_first_fragment_of_a_segment(node: Scene) -> None:
     agent.until(lambda: any(packet.payload is Payload.PROXY_V1 for packet in agent.packets()))
     found = [row for row in rows(agent) if row["payload"] == Payload.PROXY_V1]
     assert {(row["seq"], row["dport"]) for row in found} == {(5, 80)}
+
+
+def odd_server(node: Scene, *words: str) -> subprocess.Popen[bytes]:
+    server = node.module("tests.agent.odd", *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"listening\n"
+    return server
+
+
+@pytest.mark.skipif(
+    not Path("/proc/sys/net/mptcp/enabled").exists(), reason="this kernel has no Multipath TCP"
+)
+def test_multipath_tcp_is_a_connection_like_others(node: Scene) -> None:
+    """Its SYN carries a key as an option, its data a mapping; the header is where it always is (RFC 8684 §3)."""
+    for place in ("", "client"):
+        sysctl(node, "net/mptcp/enabled", "1", place)
+    agent, server = watching(node), odd_server(node, "multipath-server", "80")
+    client_speaks(node, "multipath", "10.0.0.1", "80", HEADER + REQUEST)
+    assert server.communicate(timeout=PATIENCE)[0] == b"done\n"
+    sysctls = node.run("cat", "/proc/net/netstat")
+    assert re.search(r"MPTcpExt: .*\nMPTcpExt: 1 ", sysctls), "it fell back, or this test says nothing"
+    found = rows(agent)
+    syn = next(row for row in found if TcpFlag(row["flags"]) == TcpFlag.SYN)
+    (header,) = [row for row in found if row["payload"] == Payload.PROXY_V1]
+    assert header["seq"] == syn["seq"] + 1
+    heads = [head for frame in agent.of(PacketRows) for head in frame.heads]
+    assert heads[0].proxy[0].source == "192.0.2.1:5"
+
+
+def test_a_server_that_closes_its_window(node: Scene) -> None:
+    """The client asks again and again whether there is room now (RFC 9293 §3.8.6.1): nothing of that is a beginning."""
+    text = HEADER + "x" * 100_000
+    agent, server = watching(node), odd_server(node, "slow-server", "80", str(len(text)))
+    client = node.module(
+        "tests.agent.talk", "client", "10.0.0.1", "80", "1", text, name="client", stdout=subprocess.PIPE
+    )
+
+    def counted(name: str) -> int:
+        names, values = (line.split() for line in node.run("cat", "/proc/net/netstat").splitlines()[:2])
+        return int(dict(zip(names, values, strict=True))[name])
+
+    for _ in range(5_000):
+        if counted("TCPToZeroWindowAdv"):
+            break
+        assert client.poll() is None
+    else:
+        raise AssertionError("the window stayed open, and this test says nothing")
+    assert server.communicate(b"go on\n", timeout=PATIENCE)[0] == b"0 missing\ndone\n"
+    assert client.communicate(timeout=PATIENCE)[0] == b"done\n"
+    found = rows(agent)
+    assert len([row for row in found if TcpFlag(row["flags"]) == TcpFlag.SYN]) == 1
+    assert [row["length"] > 0 for row in found if row["payload"] == Payload.PROXY_V1] == [True]
+
+
+def test_a_header_whose_first_byte_comes_as_a_window_probe(node: Scene) -> None:
+    """The window is shut from the beginning: one byte goes first, and all of it again when there is room."""
+    ends = {"sport": 1025, "dport": 80}
+    syn = IP(src="10.0.0.2", dst="10.0.0.1") / TCP(**ends, seq=100, flags="S")
+    one = IP(src="10.0.0.2", dst="10.0.0.1") / TCP(**ends, seq=101, ack=1, flags="A") / HEADER[:1]
+    whole = IP(src="10.0.0.2", dst="10.0.0.1") / TCP(**ends, seq=101, ack=1, flags="PA") / HEADER
+    agent = watching(node)
+    client_speaks(node, "inject", "eth0", *frames(node, syn, one, whole))
+    agent.until(lambda: any(packet.payload is Payload.PROXY_V1 for packet in agent.packets()))
+    found = [row for row in rows(agent) if row["seq"] == 101 and row["dport"] == 80]
+    assert [row["length"] for row in found if row["payload"] == Payload.PROXY_V1] == [len(HEADER)]
+
+
+def test_more_packets_than_the_ring_holds_are_counted_as_lost(node: Scene) -> None:
+    """The agent stands still while they come. What it could not see it says, and no packet counts twice."""
+    count = FRAMES + 5_000
+    nobodys = IP(src="10.0.0.2", dst="10.0.0.9") / TCP(sport=1025, dport=80, seq=77)
+    (frame,) = frames(node, nobodys)
+    agent = watching(node)
+    agent.process.send_signal(signal.SIGSTOP)
+    client_speaks(node, "flood", "eth0", str(count), frame)
+    agent.process.send_signal(signal.SIGCONT)
+    assert agent.stop() == 0
+    seen, dropped = len(agent.packets()), sum(loss.dropped for loss in agent.of(Loss))
+    assert dropped >= 5_000
+    assert seen + dropped == count
+    assert sum(loss.received for loss in agent.of(Loss)) == seen
+
+
+def test_pods_for_which_there_are_no_descriptors_left_are_gaps() -> None:
+    """It goes on with what it has, and says what it does not see."""
+    with scene() as made:
+        made.ip(
+            "link set lo up",
+            "link add name br0 type bridge",
+            "addr add 10.1.0.1/24 dev br0",
+            "link set br0 up",
+        )
+        for number in range(24):
+            add_pod(made, f"pod{number}", f"10.1.0.{number + 10}")
+        command = [
+            "prlimit",
+            "--nofile=32",
+            made.python,
+            "-m",
+            "daemonset.agent",
+            "--node",
+            "n1",
+            "--port",
+            "80",
+        ]
+        agent = Agent(made.start(*command, stdout=subprocess.PIPE))
+        agent.until_ready()
+        assert agent.stop() == 0
+        pods = [tap for tap in agent.taps() if tap.kind is TapKind.POD]
+        assert len(pods) < 24
+        assert any("Too many open files" in gap.detail for gap in agent.of(Gap)), agent.of(Gap)
+        assert agent.of(Bye)
 
 
 def test_many_pods_come_and_go_at_once() -> None:
