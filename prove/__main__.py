@@ -23,7 +23,8 @@ PROOFS: dict[str, Proof] = {
         long=given.long,
         evidence=given.evidence,
         sessions=given.sessions,
-        **({"scenarios": given.scenario} if given.scenario else {}),
+        scenarios=given.scenario,
+        keep=given.recordings,
     ),
     "kills": lambda given: kills.rows(long=given.long, times=given.kills),
     "hostile": lambda given: hostile.rows(long=given.long, inputs=given.inputs),
@@ -38,7 +39,13 @@ def main(argv: list[str]) -> int:
         "rows", nargs="*", choices=[*PROOFS, []], metavar="ROW", help=f"of {', '.join(PROOFS)}"
     )
     parser.add_argument("--long", action="store_true", help="the long form: hours rather than minutes")
-    parser.add_argument("--sessions", type=int, metavar="N", help="degraded sessions of each kind")
+    parser.add_argument("--sessions", type=int, metavar="N", help="degraded sessions for each harm")
+    parser.add_argument(
+        "--recordings",
+        type=Path,
+        metavar="DIR",
+        help="keep the lab's recordings there, and take those that are there already: what failed fails again",
+    )
     parser.add_argument(
         "--scenario",
         action="append",

@@ -1,13 +1,15 @@
 """What can happen to a recording on its way: parts missing, doubled, late, out of order; clocks that are wrong.
 
 Whatever of this happens, a verdict may become inconclusive and never another. Each degradation is drawn from a seed, so
-that what failed can be made again.
+that what failed can be made again. Those of `HARMS` do one thing each, and always; `lessened` and `disturbed` mix them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -20,6 +22,9 @@ SECOND = 1_000_000_000
 
 #: ns by which a node's clock may be wrong here. Beyond a minute two nodes' views of a leg are two legs (analysis.legs).
 CLOCK_OFF = 5 * SECOND
+
+#: What is done to a recording and to what the cluster says of itself.
+Harm = Callable[[Recording, Facts, random.Random], tuple[Recording, Facts]]
 
 
 def without(recording: Recording, packets: np.ndarray, nat: np.ndarray, taps: set[int]) -> Recording:
@@ -34,38 +39,110 @@ def without(recording: Recording, packets: np.ndarray, nat: np.ndarray, taps: se
     )
 
 
+def without_packets(recording: Recording, dice: random.Random, share: float) -> Recording:
+    """Without this share of the packets."""
+    return without(recording, _kept(recording.packets, dice, share), _all(recording.nat), set())
+
+
+def without_records(recording: Recording, dice: random.Random, share: float) -> Recording:
+    """Without this share of the NAT records."""
+    return without(recording, _all(recording.packets), _kept(recording.nat, dice, share), set())
+
+
+def without_taps(recording: Recording, dice: random.Random, share: float) -> Recording:
+    """Without this share of the taps."""
+    taps = {number for number in range(len(recording.taps)) if dice.random() < share}
+    return without(recording, _all(recording.packets), _all(recording.nat), taps)
+
+
+def without_places(recording: Recording, dice: random.Random, share: float) -> Recording:
+    """Without all that this share of the places saw."""
+    places = sorted({*recording.nodes, *(tap.node for tap in recording.taps)})
+    gone = {place for place in places if dice.random() < share}
+    taps = {number for number, tap in enumerate(recording.taps) if tap.node in gone}
+    records = np.array([recording.nodes[node] not in gone for node in recording.nat["node"]], dtype=bool)
+    return without(recording, _all(recording.packets), records, taps)
+
+
+def doubled(recording: Recording, dice: random.Random) -> Recording:
+    """Packets twice, as a bridge or a retransmission has them."""
+    packets = recording.packets
+    more = packets[_kept(packets, dice, 1 - dice.choice([0.05, 0.3, 1]))].copy()
+    late = dice.choice([1_000, 50_000, 200 * MILLISECOND])
+    more["time"] += np.array([dice.randrange(late) for _ in more], dtype=np.uint64)
+    return dataclasses.replace(recording, packets=np.concatenate([packets, more]))
+
+
+def shuffled(recording: Recording, dice: random.Random) -> Recording:
+    """Packets and NAT records that come in any order; each still says when it was."""
+    packets, nat = list(range(len(recording.packets))), list(range(len(recording.nat)))
+    dice.shuffle(packets)
+    dice.shuffle(nat)
+    return dataclasses.replace(
+        recording,
+        packets=recording.packets[packets] if packets else recording.packets,
+        nat=recording.nat[nat] if nat else recording.nat,
+    )
+
+
+def shifted(recording: Recording, dice: random.Random) -> Recording:
+    """Each place's clock wrong by up to `CLOCK_OFF`."""
+    packets, nat = recording.packets.copy(), recording.nat.copy()
+    for place in _places(recording):
+        _move(recording, packets, nat, place, dice.randint(-CLOCK_OFF, CLOCK_OFF), since=0)
+    return dataclasses.replace(recording, packets=packets, nat=nat)
+
+
+def stepped(recording: Recording, dice: random.Random) -> Recording:
+    """Clocks that are put right, or wrong, while packets are captured: from one on, times are later or earlier."""
+    packets, nat = recording.packets.copy(), recording.nat.copy()
+    if len(packets) == 0:
+        return recording
+    first, last = int(packets["time"].min()), int(packets["time"].max())
+    for place in _places(recording):
+        moment = dice.randint(first, last)
+        _move(recording, packets, nat, place, dice.randint(-CLOCK_OFF, CLOCK_OFF), since=moment)
+    return dataclasses.replace(recording, packets=packets, nat=nat)
+
+
+def _places(recording: Recording) -> list[str]:
+    return sorted({tap.node for tap in recording.taps})
+
+
+def _move(
+    recording: Recording, packets: np.ndarray, nat: np.ndarray, place: str, off: int, *, since: int
+) -> None:
+    """Move what one place saw from a moment on by `off` ns, in place."""
+    there = np.isin(packets["tap"], [n for n, tap in enumerate(recording.taps) if tap.node == place])
+    there &= packets["time"] >= since
+    packets["time"][there] = (packets["time"][there].astype(np.int64) + off).astype(np.uint64)
+    theirs = np.isin(nat["node"], [n for n, node in enumerate(recording.nodes) if node == place])
+    theirs &= nat["time"] >= max(since, 1)  # a table that was read by hand does not say when
+    nat["time"][theirs] = (nat["time"][theirs].astype(np.int64) + off).astype(np.uint64)
+
+
+def _kept(rows: np.ndarray, dice: random.Random, share: float) -> np.ndarray:
+    return np.array([dice.random() for _ in rows]) >= share
+
+
+def _all(rows: np.ndarray) -> np.ndarray:
+    return np.ones(len(rows), dtype=bool)
+
+
 def lessened(recording: Recording, dice: random.Random) -> Recording:
     """Rows, taps, whole places and NAT records taken away at random."""
-    rows = np.array([dice.random() for _ in recording.packets]) >= dice.choice([0, 0.05, 0.3, 0.6, 0.9])
-    records = np.array([dice.random() for _ in recording.nat]) >= dice.choice([0, 0, 0.5, 1])
-    share = dice.choice([0, 0, 0.1, 0.4, 0.7])
-    taps = {number for number in range(len(recording.taps)) if dice.random() < share}
-    if dice.random() < 0.3:
-        gone = {node for node in recording.nodes if dice.random() < 0.4}
-        taps |= {number for number, tap in enumerate(recording.taps) if tap.node in gone}
-        records &= np.array([recording.nodes[node] not in gone for node in recording.nat["node"]], dtype=bool)
-    return without(recording, rows, records, taps)
+    lessened = without_packets(recording, dice, dice.choice([0, 0.05, 0.3, 0.6, 0.9]))
+    lessened = without_records(lessened, dice, dice.choice([0, 0, 0.5, 1]))
+    lessened = without_taps(lessened, dice, dice.choice([0, 0, 0.1, 0.4, 0.7]))
+    return without_places(lessened, dice, 0.4) if dice.random() < 0.3 else lessened
 
 
 def disturbed(recording: Recording, dice: random.Random) -> Recording:
-    """Rows doubled as a bridge or a retransmission does, put down in another order, and by clocks that are wrong."""
-    packets, nat = recording.packets.copy(), recording.nat.copy()
-    if len(packets) and dice.random() < 0.6:
-        doubled = packets[np.array([dice.random() for _ in packets]) < dice.choice([0.05, 0.3, 1])].copy()
-        late = dice.choice([1_000, 50_000, 200 * MILLISECOND])
-        doubled["time"] += np.array([dice.randrange(late) for _ in doubled], dtype=np.uint64)
-        packets = np.concatenate([packets, doubled])
-    if dice.random() < 0.6:
-        for place in sorted({tap.node for tap in recording.taps}):
-            off = dice.randint(-CLOCK_OFF, CLOCK_OFF)
-            there = np.isin(packets["tap"], [n for n, tap in enumerate(recording.taps) if tap.node == place])
-            packets["time"][there] = (packets["time"][there].astype(np.int64) + off).astype(np.uint64)
-            theirs = np.isin(nat["node"], [n for n, node in enumerate(recording.nodes) if node == place])
-            theirs &= nat["time"] != 0  # a table that was read by hand does not say when
-            nat["time"][theirs] = (nat["time"][theirs].astype(np.int64) + off).astype(np.uint64)
-    order = list(range(len(packets)))
-    dice.shuffle(order)
-    return dataclasses.replace(recording, packets=packets[order] if order else packets, nat=nat)
+    """Rows doubled, put down in another order, and by clocks that are wrong, some from the beginning, some later."""
+    for harm in (doubled, shifted, stepped):
+        if dice.random() < 0.6:
+            recording = harm(recording, dice)
+    return shuffled(recording, dice)
 
 
 def forgetful(facts: Facts, dice: random.Random) -> Facts:
@@ -86,3 +163,31 @@ def forgetful(facts: Facts, dice: random.Random) -> Facts:
     if dice.random() < 0.3:
         forgotten = msgspec.structs.replace(forgotten, proxy_mode="", cluster_cidrs=())
     return forgotten
+
+
+def _of_recording(harm: Callable[[Recording, random.Random], Recording]) -> Harm:
+    return lambda recording, facts, dice: (harm(recording, dice), facts)
+
+
+#: How much is taken away where something is.
+_SHARES = (0.02, 0.1, 0.3, 0.6, 0.9)
+
+HARMS: Mapping[str, Harm] = MappingProxyType(
+    {
+        "packets lost": _of_recording(lambda told, dice: without_packets(told, dice, dice.choice(_SHARES))),
+        "taps lost": _of_recording(lambda told, dice: without_taps(told, dice, dice.choice(_SHARES[1:]))),
+        "places lost": _of_recording(lambda told, dice: without_places(told, dice, dice.choice([0.2, 0.5]))),
+        "NAT records lost": _of_recording(
+            lambda told, dice: without_records(told, dice, dice.choice([0.3, 1]))
+        ),
+        "packets doubled": _of_recording(doubled),
+        "any order": _of_recording(shuffled),
+        "clocks off by up to 5 s": _of_recording(shifted),
+        "clocks stepped by up to 5 s": _of_recording(stepped),
+        "objects forgotten": lambda told, facts, dice: (told, forgetful(facts, dice)),
+        "all of it": lambda told, facts, dice: (
+            lessened(disturbed(told, dice), dice),
+            forgetful(facts, dice),
+        ),
+    }
+)
