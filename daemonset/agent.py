@@ -91,7 +91,7 @@ def _stream(arguments: argparse.Namespace) -> int:
     from daemonset.lifeline import Lifeline  # noqa: PLC0415 - the same
 
     output = sys.stdout.fileno()
-    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)  # later no file is opened for writing
+    nowhere = os.memfd_create("nowhere")  # later no file is opened for writing, not even /dev/null
     _do_not_block(output)
     _reuse_memory()
     kept = _give_up()
