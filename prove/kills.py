@@ -1,4 +1,4 @@
-"""Nothing left behind: the command, an agent, the lab's own processes killed with SIGKILL at random moments."""
+"""Nothing left behind: the command, an agent, the lab or a cluster's API is killed by SIGKILL at a random moment."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
+from prove import rules_left
 from prove.row import Row
 from tests.lab.here import REPOSITORY, descendants, footprint, identity, why_not
 
 #: What is started, over and over: a capture with agents, servers, a balancer, rules traced, and a session kept.
 _SCENARIO = "proxy-v2-ok"
+
+#: Seconds for which a cluster is captured.
+_DURATION = 5
 
 #: Seconds within which everything has to be gone. Abandoned agents are allowed 30 s.
 _WITHIN = 30.0
@@ -33,35 +37,66 @@ class Capture:
     def __init__(self, folder: Path) -> None:
         self.mark = uuid4().hex
         self.folder = folder
-        command = [
-            "capture",
-            "--lab",
-            _SCENARIO,
-            "--trace-rules",
-            "--record",
-            str(folder / "session"),
-            "-o",
-            "json",
-        ]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "probe", *command],
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.seen: dict[int, str] = {}
+        self.standing: set[int] = set()  # what need not go when the capture does
+        self.process = self._begin()
+
+    def _begin(self) -> subprocess.Popen[bytes]:
+        return self._start("probe", "capture", "--lab", _SCENARIO, "--trace-rules", *self._words())
+
+    def _words(self) -> list[str]:
+        return ["--record", str(self.folder / "session"), "-o", "json"]
+
+    def _start(
+        self, *words: str, stdin: int | None = None, stdout: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words],
             cwd=REPOSITORY,
-            env=os.environ | {_MARK: self.mark, "TMPDIR": str(folder)},
-            stdout=subprocess.DEVNULL,
+            env=os.environ | {_MARK: self.mark, "TMPDIR": str(self.folder)},
+            stdin=stdin,
+            stdout=stdout,
             stderr=subprocess.DEVNULL,
         )
-        self.seen: dict[int, str] = {}
+        self.started.append(process)
+        return process
 
     def look(self) -> None:
         """Remember every process that belongs to it now."""
-        for pid in {self.process.pid, *descendants(self.process.pid), *_marked(self.mark)}:
+        ours = {process.pid for process in self.started}
+        below = {pid for one in ours for pid in descendants(one)}
+        for pid in {*ours, *below, *_marked(self.mark)}:
             if who := identity(pid):
                 self.seen[pid] = who
 
     def live(self) -> list[int]:
         """Those that are still there."""
         self.look()
-        return [pid for pid, who in self.seen.items() if identity(pid) == who]
+        return [pid for pid, who in self.seen.items() if pid not in self.standing and identity(pid) == who]
+
+    def end(self) -> None:
+        """Collect what has ended."""
+        for process in self.started:
+            process.wait()
+
+
+class ClusterCapture(Capture):
+    """One capture on a cluster: a double of its API server, with a lab behind it."""
+
+    def _begin(self) -> subprocess.Popen[bytes]:
+        pipe = subprocess.PIPE
+        self.server = self._start("tests.cluster.serving", str(self.folder), stdin=pipe, stdout=pipe)
+        assert self.server.stdout is not None
+        self.server.stdout.readline()
+        self.standing = {self.server.pid, *descendants(self.server.pid)}
+        where = ["--kubeconfig", str(self.folder / "kubeconfig"), "--duration", f"{_DURATION}s"]
+        return self._start("probe", "capture", "svc/web", "--trace-rules", *where, *self._words())
+
+    def end(self) -> None:
+        """Let the server go too."""
+        self.server.communicate()  # without a reader it would end by itself
+        super().end()
 
 
 def _marked(mark: str) -> Iterator[int]:
@@ -99,6 +134,13 @@ def anything(capture: Capture, dice: random.Random) -> int | None:
     return dice.choice(sorted(below)) if below else None
 
 
+def api(capture: Capture, _: random.Random) -> int | None:
+    """The double of the API server, and with it all that stands behind it."""
+    assert isinstance(capture, ClusterCapture)
+    capture.standing.clear()
+    return capture.server.pid
+
+
 def _one(capture: Capture, dice: random.Random, wanted: Callable[[str], bool]) -> int | None:
     found = [pid for pid in sorted(descendants(capture.process.pid)) if wanted(_words(pid))]
     return dice.choice(found) if found else None
@@ -111,20 +153,24 @@ def _words(pid: int) -> str:
         return ""
 
 
-VICTIMS = {
-    "the command": command,
-    "an agent": agent,
-    "the lab's processes": launcher,
-    "any process": anything,
+Victim = Callable[[Capture, random.Random], int | None]
+
+VICTIMS: dict[str, tuple[Victim, type[Capture]]] = {
+    "the command": (command, Capture),
+    "an agent": (agent, Capture),
+    "the lab's processes": (launcher, Capture),
+    "any process": (anything, Capture),
+    "the command on a cluster": (command, ClusterCapture),
+    "the cluster's API server": (api, ClusterCapture),
 }
 
 
-def once(victim: Callable[[Capture, random.Random], int | None], seed: str, most: float) -> list[str]:
+def once(victim: Victim, seed: str, most: float, kind: type[Capture] = Capture) -> list[str]:
     """Start a capture, kill the victim at a moment up to `most` seconds later, and name what is left."""
     dice = random.Random(seed)  # noqa: S311 - to be made again
     before = footprint()
     with tempfile.TemporaryDirectory(prefix="prove-") as folder:
-        capture = Capture(Path(folder))
+        capture = kind(Path(folder))
         moment = time.monotonic() + dice.uniform(0, most)
         while time.monotonic() < moment and capture.process.poll() is None:
             capture.look()
@@ -132,19 +178,19 @@ def once(victim: Callable[[Capture, random.Random], int | None], seed: str, most
         capture.look()
         if (pid := victim(capture, dice)) is not None:
             _kill(pid)
-        deadline = time.monotonic() + _WITHIN + most
+        deadline = time.monotonic() + _WITHIN + 2 * most  # what was not killed goes on to its end
         while (left := capture.live()) and time.monotonic() < deadline:
             capture.process.poll()
             _wait(left[0], 0.5)
         code = capture.process.poll()
         found = [f"process {pid}: {_words(pid)[:120]}" for pid in left]
-        session = Path(folder, "session")
-        found += [f"file {path.name}" for path in Path(folder).iterdir() if path != session]
+        given = {"session", "kubeconfig"}
+        found += [f"file {path.name}" for path in Path(folder).iterdir() if path.name not in given]
         if code == 1:
             found.append("the command called it a defect of its own")
         for pid in left:
             _kill(pid)
-        capture.process.wait()
+        capture.end()
     after = footprint()
     found += [
         f"{kind}: {new}"
@@ -177,19 +223,23 @@ def rows(*, long: bool, times: int | None = None) -> list[Row]:
     if reason := why_not():
         return [Row(f"kill -9 of {name}", 0, 0, again=again, skipped=reason) for name in VICTIMS]
     wanted = times or (100 if long else 5)
-    most = _whole_run()
+    whole = {kind: _whole_run(kind) for kind in (Capture, ClusterCapture)}
     found: list[Row] = []
-    for name, victim in VICTIMS.items():
-        left = {number: once(victim, f"{name}/{number}", most) for number in range(wanted)}
+    for name, (victim, kind) in VICTIMS.items():
+        most = whole[kind]
+        left = {number: once(victim, f"{name}/{number}", most, kind) for number in range(wanted)}
         wrong = [f"time {number}: {', '.join(each)}" for number, each in left.items() if each]
         what = f"within the {most:.1f} s of a capture"
         found.append(Row(f"kill -9 of {name}", wanted, len(wrong), what, again, tuple(wrong[:_DETAILS])))
-    return found
+    return [*found, rules_left.row(wanted, again)]
 
 
-def _whole_run() -> float:
+def _whole_run(kind: type[Capture]) -> float:
     """How long a capture takes that nobody disturbs, in seconds."""
     with tempfile.TemporaryDirectory(prefix="prove-") as folder:
+        capture = kind(Path(folder))
         begun = time.monotonic()
-        Capture(Path(folder)).process.wait()
-        return time.monotonic() - begun
+        capture.process.wait()
+        took = time.monotonic() - begun
+        capture.end()
+        return took
