@@ -24,7 +24,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from daemonset import capabilities
 from daemonset.capabilities import DAC_OVERRIDE
@@ -145,9 +145,17 @@ def _options(arguments: argparse.Namespace) -> Options:
     )
 
 
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the code of a mistake on the command line."""
+        self.exit(2, f"probe agent: {message}; see 'probe agent --help'\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of the agent."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="probe agent",
         description="Write what this node sees of a Service to standard output, or keep it in a folder.",
         allow_abbrev=False,

@@ -113,14 +113,16 @@ def ask_in_lab(lab: Lab, orders: Sequence[Order], progress: Callable[[str], None
     sender = lab.spawn(OPERATOR, [sys.executable, "-m", "probe.sending"], stdin=PIPE, stdout=PIPE)
     try:
         if sender.stdin is None or sender.stdout is None:
-            raise LabError("the sender in the lab has no pipes")
+            raise LabError("the sender in the lab has no pipes; run the command again")
         for number, order in enumerate(orders, start=1):
             with contextlib.suppress(BrokenPipeError):  # its end is told below
                 sender.stdin.write(msgspec.json.encode(order) + b"\n")
                 sender.stdin.flush()
             line = sender.stdout.readline()
             if not line:
-                raise LabError("the sender in the lab ended; its words are above")
+                raise LabError(
+                    "the sender in the lab ended; its words are above; `probe doctor lab` looks further"
+                )
             asked = msgspec.json.decode(line, type=Asked)
             progress(told(number, len(orders), asked))
             yield asked

@@ -13,7 +13,7 @@ import gc
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -56,6 +56,7 @@ app = typer.Typer(
     "address could change, on every node at once, and see where, by what and why.",
     epilog=EPILOG,
     no_args_is_help=True,
+    rich_markup_mode=None,  # as kubectl prints help; boxes leave half a terminal of 80 columns to the words
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -82,22 +83,23 @@ def options(
         os.environ["PROBE_DEBUG"] = "1"  # one switch, seen by every process of ours
 
 
-app.command()(demo.demo)
-app.command()(capture.capture)
+app.command(short_help="Lose a client's address and keep it, with real packets.")(demo.demo)
+app.command(short_help="Watch connections on every node at once, and judge them.")(capture.capture)
 app.command()(analyze.analyze)
-app.command()(check.check)
-app.command()(health.health)
-app.command()(export.export)
+app.command(short_help="Say from objects alone what loses clients' addresses.")(check.check)
+app.command(short_help="Say whether health checks keep clients from wrong nodes.")(health.health)
+app.command(short_help="Write recorded sessions as tables, or anonymized.")(export.export)
 app.command()(decode.decode)
 app.command()(explain.explain)
 app.command()(schema.schema)
-app.command()(manifests.manifests)
-app.command()(cleanup.cleanup)
-app.command()(doctor.doctor)
-app.command()(version.version)
-app.command()(completion.completion)
-app.add_typer(lab.app, name="lab")
+app.command(short_help="Print what a standing installation places on a cluster.")(manifests.manifests)
+app.command(short_help="Remove from a cluster what captures left there.")(cleanup.cleanup)
+app.command(short_help="Say what this machine lacks, and the way to the cluster.")(doctor.doctor)
+app.command(short_help="Print versions: probe, its schemas, libraries and tools.")(version.version)
+app.command(short_help="Print a script that completes commands in a shell.")(completion.completion)
+app.add_typer(lab.app, name="lab", short_help="Play scenarios in a small cluster of network namespaces.")
 app.command(
+    short_help="Watch this machine (started by `probe capture`).",
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
 )(agent.agent)
 
@@ -118,7 +120,7 @@ def _run(arguments: list[str]) -> int:
     """Run one command line; every way in which it can end becomes an exit code."""
     name = "kubectl client-ip" if Path(sys.argv[0]).name.startswith("kubectl-") else "probe"
     try:
-        command = typer.main.get_command(app)
+        command = _without_types(typer.main.get_command(app))
         result = command.main(
             arguments, prog_name=name, standalone_mode=False, complete_var="_PROBE_COMPLETE"
         )
@@ -144,6 +146,16 @@ def _run(arguments: list[str]) -> int:
         return _defect(error)
 
 
+def _without_types(command: Any) -> Any:
+    """The commands, whose help names arguments by what they are, without the type that Python reads them as."""
+    for each in getattr(command, "commands", {}).values():
+        _without_types(each)
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            parameter.display_type_rich = lambda **_: ""
+    return command
+
+
 def _complain(text: str, code: int) -> int:
     note(f"probe: {text}")
     return code
@@ -153,9 +165,18 @@ def _complain_usage(error: TyperException, name: str) -> int:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else name
     text = error.format_message()
-    if not text:  # no command was given, and the help has been printed
+    if type(error).__name__ == "NoArgsIsHelpError":  # no command was given, and the help is what it says
+        put(text)
         return ExitCode.USAGE
-    return _complain(f"{text.rstrip('.')}; see '{command} --help'", ExitCode.USAGE)
+    text = _plainly(text.rstrip("."))
+    return _complain(f"{text}{'' if text.endswith('?') else ';'} see '{command} --help'", ExitCode.USAGE)
+
+
+def _plainly(text: str) -> str:
+    """A complaint of the library that reads the command line, without its own inner words."""
+    text = text.replace("Value error, ", "").replace("Input should be", "it should be")
+    text = text.replace(". Did you mean", "; did you mean")
+    return text[:1].lower() + text[1:]
 
 
 def _defect(error: Exception) -> int:

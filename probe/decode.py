@@ -111,7 +111,7 @@ def _run_capture(
             write(render(answer, ""))
             worst = _worse(worst, exit_code([answer]))
     except CaptureFileError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(f"{error}; give a file that tcpdump or Wireshark has written") from error
     for remark in finder.remarks:
         note(f"probe: {path}: {remark}")
     if not found:
@@ -137,7 +137,7 @@ def parse_hex(text: bytes) -> tuple[bytes, str | None]:
 def _parse_argument(source: str) -> bytes:
     data, fault = parse_hex(os.fsencode(source))
     if fault and re.search(r"/|\.\w+$", source):
-        raise UsageError(f"{source}: there is no such file, and it is not hex either")
+        raise UsageError(f"{source} is neither a file nor hex; check the path, or give a header in hex")
     if fault:
         raise UsageError(
             f"{fault}; give a header in hex, the path of a capture, or - for lines of hex on stdin"
@@ -156,7 +156,7 @@ def _exists(source: str) -> bool:
     except (OSError, ValueError):  # a long string of hex is no file name
         return False
     if source and parse_hex(os.fsencode(source))[1]:
-        raise UsageError(f"{source}: this is a directory; give a capture, a header in hex, or -")
+        raise UsageError(f"{source} is a folder; give a capture, a header in hex, or -")
     return False
 
 

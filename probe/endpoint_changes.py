@@ -68,6 +68,9 @@ class EndpointState:
         return found
 
 
+_FORM = "give the events of a watch of EndpointSlices, one JSON object a line (docs/health.md)"
+
+
 def read_changes(path: Path) -> tuple[EndpointChange, ...]:
     """The changes that a file of events tells, in order of time. Raises ProbeError."""
     try:
@@ -86,9 +89,7 @@ def read_changes(path: Path) -> tuple[EndpointChange, ...]:
         event = _event(line, f"{path}, line {number}")
         found += state.take(event, _time(event, f"{path}, line {number}"))
     if not found:
-        raise UsageError(
-            f"{path} tells of no endpoint; it should hold the events of a watch of EndpointSlices"
-        )
+        raise UsageError(f"{path} tells of no endpoint; {_FORM}")
     return tuple(sorted(found, key=lambda change: change.time))
 
 
@@ -96,11 +97,9 @@ def _event(line: bytes, where: str) -> dict[str, Any]:
     try:
         event = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(
-            f"{where} is not JSON ({error}); each line should be one event of a watch"
-        ) from error
+        raise UsageError(f"{where} is not JSON ({error}); {_FORM}") from error
     if not isinstance(event, dict):
-        raise UsageError(f"{where} is not an event of a watch")
+        raise UsageError(f"{where} is not an event of a watch; {_FORM}")
     return event
 
 

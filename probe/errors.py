@@ -41,16 +41,35 @@ class UnavailableError(ProbeError):
     exit_code = ExitCode.ENVIRONMENT
 
 
+#: What to do where a name on the command line is the reason.
+_NAMED_WRONG = {
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "name a file",
+    errno.EEXIST: "choose another name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "check the path",
+}
+
+#: The same where it is the machine.
+_REMEDIES = {
+    errno.ENOSPC: "free some space or choose another place",
+    errno.EDQUOT: "free some space or choose another place",
+    errno.EROFS: "choose another place",
+    errno.EACCES: "run as a user who may",
+    errno.EPERM: "run as a user who may",
+    errno.EMFILE: "let the shell open more files (ulimit -n)",
+    errno.ENFILE: "end programs that hold many files open",
+    errno.EFBIG: "choose another place",
+}
+
+
 def os_error(error: OSError, doing: str) -> ProbeError:
     """The error to raise for an OSError met while `doing` something ("read FILE", "write FILE").
 
     A file that is not there or not of the right kind is the command line's fault; the rest is the machine's.
     """
-    reason = error.strerror or str(error)
-    if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}:
-        return UsageError(f"cannot {doing}: {reason}")
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return UnavailableError(f"cannot {doing}: {reason}; free some space or choose another place")
-    if error.errno in {errno.EACCES, errno.EPERM}:
-        return UnavailableError(f"cannot {doing}: {reason}; run as a user who may")
-    return UnavailableError(f"cannot {doing}: {reason}")
+    said = f"cannot {doing}: {error.strerror or error}"
+    if (remedy := _NAMED_WRONG.get(error.errno or 0)) is not None:
+        return UsageError(f"{said}; {remedy}")
+    return UnavailableError(f"{said}; {_REMEDIES.get(error.errno or 0, 'look at that place, and try again')}")

@@ -79,6 +79,18 @@ class _Header(msgspec.Struct):
     version: int = 0
 
 
+def check_new(path: Path | None) -> None:
+    """Refuse a folder that holds something, before anything is done for it. Raises ProbeError."""
+    if path is None:
+        return
+    try:
+        occupied = path.exists() and any(path.iterdir())
+    except OSError as error:
+        raise os_error(error, f"record into {path}") from error
+    if occupied:
+        raise UsageError(f"cannot record into {path}: it is not empty; name a new folder")
+
+
 class SessionFolder:
     """A session being recorded. Everything that cannot be written raises ProbeError."""
 
@@ -87,13 +99,11 @@ class SessionFolder:
         self._meta = msgspec.structs.replace(meta, created=time.time(), program=__version__, id=new_id())
         self._streams: dict[str, BinaryIO] = {}
         self._sizes: dict[str, int] = {}
+        check_new(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            occupied = any(path.iterdir())
         except OSError as error:
             raise os_error(error, f"record into {path}") from error
-        if occupied:
-            raise UsageError(f"cannot record into {path}: it is not empty; name a new folder")
         self._write_index(self._meta)
 
     def stream(self, place: str) -> None:
@@ -156,7 +166,9 @@ def read_meta(folder: Path) -> Meta:
     try:
         text = path.read_bytes()
     except FileNotFoundError as error:
-        raise UsageError(f"{folder} is not a recorded session: it has no {INDEX}") from error
+        raise UsageError(
+            f"{folder} is not a recorded session: it has no {INDEX}; give the folder of --record"
+        ) from error
     except OSError as error:
         raise os_error(error, f"read {path}") from error
     try:
@@ -164,7 +176,7 @@ def read_meta(folder: Path) -> Meta:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         header = _Header()
     if header.format != FORMAT:
-        raise UsageError(f"{path} is not of a session that probe recorded")
+        raise UsageError(f"{path} is not of a session that probe recorded; give the folder of --record")
     if header.version > VERSION:
         raise UsageError(
             f"{folder} was recorded by a newer probe (session version {header.version}, this one reads up to "
@@ -177,7 +189,9 @@ def read_meta(folder: Path) -> Meta:
         _check_own(meta.own)
         Clients.of(meta.clients)
     except (ValueError, RecursionError) as error:  # msgspec's errors and Unicode's are ValueErrors
-        raise UsageError(f"{path} is damaged: {error}") from error
+        raise UsageError(
+            f"{path} is damaged: {error}; take another copy of the folder, or record again"
+        ) from error
     return meta
 
 

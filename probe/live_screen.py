@@ -99,7 +99,9 @@ def check_tui(wanted: bool) -> None:
     try:
         import probe.tui  # noqa: F401, PLC0415 - an extra of its own
     except ImportError as error:
-        raise UnavailableError(f"{error}: install client-ip-probe[tui]") from error
+        raise UnavailableError(
+            f"--tui takes the package {error.name}, which is not here; install client-ip-probe[tui]"
+        ) from error
 
 
 @contextmanager

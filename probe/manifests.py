@@ -63,6 +63,15 @@ _SESSION = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,511}")
 _SELINUX_TYPE = re.compile(r"[A-Za-z0-9_.]{1,63}")
 
+#: What these take, in words.
+_WORDS = {
+    _DNS_LABEL: "lower-case letters, digits and - between them, 63 at most",
+    _DNS_NAME: "lower-case letters, digits, and - and . between them, 253 at most",
+    _SESSION: "lower-case letters, digits and - between them, 32 at most",
+    _IMAGE: "a name as REGISTRY/client-ip-probe:0.1.0, 512 characters at most",
+    _SELINUX_TYPE: "letters, digits, _ and ., 63 at most",
+}
+
 
 def session_name(session: str | None) -> str:
     """What a session's objects are called, and the namespace that it makes where none is given."""
@@ -185,7 +194,7 @@ def _read(name: str) -> Object:
 
 def _check(what: str, value: str | None, pattern: re.Pattern[str]) -> None:
     if value is not None and not pattern.fullmatch(value):
-        raise UsageError(f"{value!a} cannot be a {what}; Kubernetes takes what matches {pattern.pattern}")
+        raise UsageError(f"{value!a} cannot be a {what}; give {_WORDS[pattern]}")
 
 
 def _name(

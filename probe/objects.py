@@ -103,10 +103,10 @@ def _items(document: Any) -> Iterable[Json]:
     elif isinstance(document, dict):
         document = [document]
     if not isinstance(document, list):
-        raise ObjectsError("expected a List of Kubernetes objects, as kubectl get … -o json prints it")
+        raise ObjectsError("it is no List of Kubernetes objects")
     for item in document:
         if not isinstance(item, dict) or not isinstance(item.get("kind"), str):
-            raise ObjectsError("an item of the List has no kind; expected Kubernetes objects")
+            raise ObjectsError("an item of the List has no kind")
         yield item
 
 

@@ -29,7 +29,7 @@ from analysis.gathering import Rows
 from analysis.recording import Recording
 from daemonset.observation import Direction, Head, NatEvent, Payload, Ruleset, Tunnel, address_text
 from daemonset.wire import WireError, read_stream
-from probe.errors import UnavailableError
+from probe.errors import UnavailableError, os_error
 from probe.folder import Meta, stream_path
 from probe.session import Session, load
 
@@ -144,7 +144,7 @@ def _write(database: duckdb.DuckDBPyConnection, folder: Path, name: str, session
         )
         draft.replace(target)
     except OSError as error:
-        raise UnavailableError(f"cannot write {target}: {error.strerror or error}") from error
+        raise os_error(error, f"write {target}") from error
     finally:
         draft.unlink(missing_ok=True)  # there after an interruption or an error only
     row = database.execute("select count(*) from read_parquet(?)", [str(target)]).fetchone()

@@ -30,6 +30,7 @@ from daemonset.wire import Frame
 from probe.agents.lab import LabSource
 from probe.agents.tracing import trace_arguments
 from probe.ask import Question, ask_in_lab, lab_orders
+from probe.cluster.interrupts import Terminated
 from probe.cluster.so_far import SoFar, Subject
 from probe.folder import Meta
 from probe.ingress import read_ingress
@@ -115,6 +116,8 @@ def play(
                 progress(f"watching for {linger:g} s more; Ctrl-C ends that")
             _linger(linger, so_far, board)
             time.sleep(SETTLE)
+        except Terminated:
+            raise
         except KeyboardInterrupt:
             progress("ending the capture; Ctrl-C again gives up")
         if board is not None:

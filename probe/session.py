@@ -367,7 +367,9 @@ def _await_ready(followers: Sequence[_Follower], progress: Progress) -> None:
     if followers and not any(follower.ready for follower in followers):
         first = followers[0]
         reason = first.agent.close() or first.lack or "it said nothing"
-        raise UnavailableError(f"no agent could start; the one on {first.agent.place}: {reason}")
+        raise UnavailableError(
+            f"no agent could start; on {first.agent.place}: {reason}; `probe doctor` looks why"
+        )
     for follower in followers:
         if not follower.ready:
             follower.complain("the agent was not ready when the capture began")

@@ -5,7 +5,8 @@
 
 The capture is never interrupted in the middle of something: who has seen enough sets an event that it looks at while it
 waits. So what it placed on a cluster is taken away as ever. A signal that asks us to end does the same, and no report
-comes of it.
+comes of it. A second Ctrl-C leaves at once: the terminal is given back, the capture is interrupted wherever it is, and
+what it does in the end, taking away what it placed, is waited for.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Static
 
 from analysis.findings import CATALOGUE
-from probe.cluster.interrupts import Terminated
+from probe.cluster.interrupts import Terminated, interrupt
 from probe.live import Board
 from probe.output import note, screen
 from probe.render.escape import escape
@@ -62,12 +63,16 @@ def beside(board: Board, work: Callable[[], T]) -> T:
             app.run()
         finally:
             board.ending.set()
-            app.join()
+            if not app.given_up:
+                app.join()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
     for line in app.taker.notes:
         note(line)
-    if app.terminated:
+    if app.given_up:
+        note("· given up; what was placed is taken away")
+        app.join()
+    if app.terminated or app.given_up:
         raise Terminated
     if app.failure is not None:
         raise app.failure
@@ -128,7 +133,7 @@ class LiveApp(App[None]):
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "enough", "End and report"),
-        Binding("ctrl+c", "enough", show=False, priority=True),
+        Binding("ctrl+c", "interrupt", show=False, priority=True),
         Binding("s", "sort", "Sort places"),
         Binding("tab", "app.focus_next", "Next table"),
     ]
@@ -138,6 +143,7 @@ class LiveApp(App[None]):
         self.taker = _Taker(board)
         self.failure: BaseException | None = None
         self.terminated = False
+        self.given_up = False
         self._board = board
         self._work = work
         self._sort = next(iter(_SORTS))
@@ -166,14 +172,24 @@ class LiveApp(App[None]):
         self._thread.start()
 
     def join(self) -> None:
-        """Wait until the work is done."""
-        if self._thread.ident is not None:
-            self._thread.join()
+        """Wait until the work is done; what it takes away in the end is not left in the middle by a further Ctrl-C."""
+        while self._thread.ident is not None and self._thread.is_alive():
+            with suppress(KeyboardInterrupt):
+                self._thread.join()
 
     def action_enough(self) -> None:
         """End the watching; the report follows."""
         self._board.ending.set()
-        self._board.doing("ending the capture")
+        self._board.doing("ending the capture; Ctrl-C again gives up")
+
+    def action_interrupt(self) -> None:
+        """The first time as `q`; the second time leave at once, and let the capture clean up."""
+        if not self._board.ending.is_set():
+            self.action_enough()
+            return
+        self.given_up = True
+        interrupt(self._thread)
+        self.exit()
 
     def action_sort(self) -> None:
         """Sort places by the next thing."""
@@ -189,7 +205,10 @@ class LiveApp(App[None]):
             self.push_screen(_Explanation(code))
 
     def _signalled(self, number: int) -> None:
-        self.terminated = self.terminated or number != signal.SIGINT
+        if number == signal.SIGINT:
+            self.action_interrupt()
+            return
+        self.terminated = True
         self.action_enough()
 
     def _at_work(self) -> None:

@@ -112,7 +112,7 @@ class Capture(Iterator[CapturedPacket]):
         try:
             self._file: IO[bytes] = self.path.open("rb", buffering=1 << 20)
         except OSError as error:
-            raise CaptureFileError(f"{self.path}: cannot be read: {error.strerror}") from error
+            raise CaptureFileError(f"{self.path} cannot be read: {error.strerror}") from error
         try:
             self._records = self._open()
         except BaseException:
@@ -134,7 +134,7 @@ class Capture(Iterator[CapturedPacket]):
             raise StopIteration from None
         except OSError as error:
             self._file.close()
-            raise CaptureFileError(f"{self.path}: cannot be read: {error.strerror}") from error
+            raise CaptureFileError(f"{self.path} cannot be read: {error.strerror}") from error
         except CaptureFileError:
             self._file.close()
             raise
@@ -163,7 +163,7 @@ class Capture(Iterator[CapturedPacket]):
         raise self._refusal(f"is not a pcap or pcapng file: it begins with {magic.hex(' ')}")
 
     def _refusal(self, what: str) -> CaptureFileError:
-        return CaptureFileError(f"{self.path}: {what}")
+        return CaptureFileError(f"{self.path} {what}")
 
     def _check_link(self, link: int) -> None:
         if link not in link_layer.SUPPORTED:

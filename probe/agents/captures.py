@@ -42,7 +42,7 @@ def parse_tap(text: str) -> TapFile:
     """One `--tap`. Raises UsageError, which says what is wrong with it and shows how it should look."""
 
     def wrong(what: str) -> UsageError:
-        return UsageError(f"--tap {text}: {what}; expected {TAP_FORM}, for instance {TAP_EXAMPLE}")
+        return UsageError(f"--tap {text}: {what}; give {TAP_FORM}, for instance {TAP_EXAMPLE}")
 
     place, equals, file = text.partition("=")
     if not equals:
@@ -68,8 +68,8 @@ def parse_table(text: str) -> TableFile:
     node, equals, file = text.partition("=")
     if not equals or not node.strip() or not file.strip():
         raise UsageError(
-            f"--conntrack {text}: expected NODE=FILE, for instance --conntrack node1=conntrack-node1.txt "
-            "(what `conntrack -L` printed there)"
+            f"--conntrack {text} is not NODE=FILE; give what `conntrack -L` printed there, for instance as "
+            "--conntrack node1=conntrack-node1.txt"
         )
     return TableFile(escape(node, 253), Path(file))
 
@@ -80,7 +80,9 @@ def check_files(taps: Sequence[TapFile]) -> None:
     for tap in taps:
         first = seen.setdefault(tap.path.resolve(), tap)
         if first is not tap:
-            raise UsageError(f"{tap.path} is given for two taps, {_name(first.tap)} and {_name(tap.tap)}")
+            raise UsageError(
+                f"{tap.path} is given for two taps, {_name(first.tap)} and {_name(tap.tap)}; give it once"
+            )
 
 
 def check_nodes(taps: Sequence[TapFile], tables: Sequence[TableFile], known: Sequence[str]) -> None:
@@ -90,7 +92,7 @@ def check_nodes(taps: Sequence[TapFile], tables: Sequence[TableFile], known: Seq
     named += [(f"--conntrack {table.node}", table.node) for table in tables]
     for option, node in named:
         if known and node not in known:
-            raise UsageError(f"{option}: the objects know no node {node}; they know {', '.join(known)}")
+            raise UsageError(f"{option}: the objects know no node {node}; name one of {', '.join(known)}")
 
 
 def read_captures(
@@ -111,6 +113,11 @@ def read_captures(
     return builder.build(expected_nodes=tuple(dict.fromkeys(nodes)))
 
 
+def capture_error(error: CaptureFileError) -> UsageError:
+    """The error for a file that is no capture, or none that is understood."""
+    return UsageError(f"{error}; give a file that tcpdump or Wireshark has written")
+
+
 def _read_tap(builder: RecordingBuilder, file: TapFile) -> int:
     stream = builder.stream(file.tap.node)
     tap = stream.tap(file.tap)
@@ -120,7 +127,7 @@ def _read_tap(builder: RecordingBuilder, file: TapFile) -> int:
     except CaptureFileError as error:
         if isinstance(error.__cause__, OSError):
             raise os_error(error.__cause__, f"read {file.path}") from error
-        raise UsageError(str(error)) from error
+        raise capture_error(error) from error
     stream.packets(*batch.take())
     if result.dropped:
         stream.message(Loss(tap, result.packets, result.dropped))
@@ -138,7 +145,9 @@ def _read_table(builder: RecordingBuilder, table: TableFile) -> None:
         raise os_error(error, f"read {table.path}") from error
     rows, skipped = parse_text(text)
     if skipped and not rows:
-        raise UsageError(f"{table.path} is not what `conntrack -L` prints: {skipped[0]}")
+        raise UsageError(
+            f"{table.path} is not what `conntrack -L` prints: {skipped[0]}; give its output, or leave it out"
+        )
     stream = builder.stream(table.node)
     stream.nat(rows)
     if skipped:

@@ -227,7 +227,7 @@ def _wanted_nodes(nodes: Sequence[Json], names: Sequence[str]) -> tuple[Json, ..
     there = {str(node["metadata"]["name"]): node for node in nodes}
     if unknown := [name for name in names if name not in there]:
         some = ", ".join(list(there)[:10]) + (" …" if len(there) > 10 else "")
-        raise UnavailableError(f"the cluster has no node {', '.join(unknown)}; it has {some}")
+        raise UnavailableError(f"the cluster has no node {', '.join(unknown)}; name one of {some}")
     return tuple(there[name] for name in names) if names else tuple(nodes)
 
 
@@ -348,7 +348,7 @@ def _watch(
     subject = Subject(gathered.facts, gathered.service.key, gathered.ingress, Clients.of(wish.clients))
     so_far = SoFar(subject, lambda: source.clocks, words=board.judged if board is not None else None)
     if companion is not None:
-        so_far = SoFar(subject, lambda: source.clocks, companion.so_far, companion.summary)
+        so_far = SoFar(subject, lambda: source.clocks, companion.so_far, _both(companion.summary, board))
 
     def witness(place: str, frame: Frame) -> None:
         counts.take(place, frame)
@@ -389,6 +389,17 @@ def _watch(
         )
     finally:
         source.close()
+
+
+def _both(summary: Callable[[Report], str], board: Board | None) -> Callable[[Report], str]:
+    """The words of a companion, and the same judgement for whoever looks on."""
+
+    def words(report: Report) -> str:
+        if board is not None:
+            board.judged(report)
+        return summary(report)
+
+    return words
 
 
 def _limit(wish: Wish, source: KubernetesSource, counts: Counts) -> str | None:

@@ -360,7 +360,7 @@ class Api:
         """The session of the client, and what every request of it is given."""
         client = self._client
         if client is None:
-            raise UnreachableError("the connection to the cluster is closed")
+            raise UnreachableError("the connection to the cluster is closed; run the command again")
         rest = client.rest_client
         if rest.pool_manager is None:
             rest.pool_manager = rest._create_pool_manager()
@@ -391,11 +391,12 @@ def _not_opened(status: int, wanted: tuple[str, Resource, str | None]) -> Unavai
     """The error for a stream that the server would not open; its words are not kept in a refused handshake."""
     if status >= 500:
         return ApiError(
-            f"the stream could not be opened ({status}): the API server may not reach the node's kubelet, port 10250",
+            f"no stream to the pod could be opened ({status}); see whether the API server reaches the node's kubelet, "
+            "port 10250",
             status,
         )
     if status == 404:
-        return NotFoundError("the pod is not there any more", status)
+        return NotFoundError("the pod is not there any more; run the command again", status)
     return _refusal({"message": "the handshake was refused"}, status, wanted)
 
 
@@ -418,7 +419,9 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[Json]:
                 yield _json(bytes(line))
         buffer = bytearray(rest)
         if len(buffer) > _LINE_LIMIT:
-            raise ApiError("the API server sent a change that is longer than any object", 500)
+            raise ApiError(
+                "the API server sent a change that is longer than any object; check --context", 500
+            )
 
 
 def _refusal(answer: Json, status: int, wanted: tuple[str, Resource, str | None]) -> UnavailableError:
@@ -441,18 +444,24 @@ def _refusal(answer: Json, status: int, wanted: tuple[str, Resource, str | None]
         ):
             return NotAllowedError(verb, resource.plural, namespace)
         case 403:
-            return ApiError(f"the cluster refuses to {what}: {message}", 403, reason, message)
+            return ApiError(
+                f"the cluster refuses to {what}: {message}; ask who runs the cluster", 403, reason, message
+            )
         case 404 if not answer.get("details"):
             # The server does not know the path: the whole resource is absent, not one object of it.
             return AbsentError(resource.group_version, resource.plural)
         case 404:
             name = (answer.get("details") or {}).get("name", "")
-            return NotFoundError(f"there is no {resource.singular} {name}{where}", 404, reason, message)
+            said = f"there is no {resource.singular} {name}{where}; see `kubectl get {resource.plural}`"
+            return NotFoundError(said, 404, reason, message)
         case 409:
-            return ConflictError(f"cannot {what}: {message}", 409, reason, message)
+            return ConflictError(f"cannot {what}: {message}; run the command again", 409, reason, message)
         case 410:
-            return GoneError(f"cannot {what}: {message}", 410, reason, message)
+            return GoneError(f"cannot {what}: {message}; run the command again", 410, reason, message)
         case _:
             return ApiError(
-                f"the API server answered {code} to {what}: {message or reason}", code, reason, message
+                f"the API server answered {code} to {what}: {message or reason}; try again later",
+                code,
+                reason,
+                message,
             )

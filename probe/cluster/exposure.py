@@ -132,8 +132,10 @@ def missing(
     if near := get_close_matches(name, here, n=_SUGGESTED, cutoff=0.5):
         return UnavailableError(f"{said}; did you mean {few([f'{short}/{each}' for each in near])}?")
     if here:
-        return UnavailableError(f"{said}; there {'is' if len(here) == 1 else 'are'} {few(here)}")
-    return UnavailableError(f"{said}, and no other; see `kubectl get {short} -A`")
+        return UnavailableError(
+            f"{said}; give {'the one there: ' if len(here) == 1 else 'one of '}{few(here)}"
+        )
+    return UnavailableError(f"{said}, and no other; check -n, or see `kubectl get {short} -A`")
 
 
 def few(names: Sequence[str]) -> str:

@@ -32,6 +32,16 @@ class ObjectsError(ValueError):
     """The given JSON is not what `kubectl get … -o json` prints."""
 
 
+#: What a value should be, in words.
+_KINDS: dict[type, str] = {
+    str: "a text",
+    int: "a whole number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
+
+
 def field(item: Json, path: str, kind: type, default: Any) -> Any:
     """The value at a dotted path; `default` where absent or null. Raises ObjectsError on another type."""
     value: Any = item
@@ -40,7 +50,7 @@ def field(item: Json, path: str, kind: type, default: Any) -> Any:
         if value is None:
             return default
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ObjectsError(f"{shown(item)}: {path} is not a {kind.__name__}")
+        raise ObjectsError(f"{shown(item)}: {path} is not {_KINDS.get(kind, 'what it should be')}")
     return value
 
 

@@ -79,11 +79,17 @@ class FileAccess:
         document = _merged(paths)
         contexts = _named(document, "contexts")
         name = context or str(document.get("current-context") or "")
-        known = f"it has {', '.join(sorted(contexts))}" if contexts else "it has none"
+        if not contexts:
+            raise UnavailableError(
+                f"the kubeconfig {paths} holds no contexts; name the one that kubectl uses"
+            )
+        known = f"it has {', '.join(sorted(contexts))}"
         if not name:
             raise UnavailableError(f"the kubeconfig {paths} has no current context; give --context ({known})")
         if name not in contexts:
-            raise UnavailableError(f"the kubeconfig {paths} has no context {name!a}; {known}")
+            raise UnavailableError(
+                f"the kubeconfig {paths} has no context {name!a}; give --context ({known})"
+            )
         chosen = contexts[name].get("context") or {}
         cluster = _named(document, "clusters").get(str(chosen.get("cluster")))
         if cluster is None or not (cluster.get("cluster") or {}).get("server"):
@@ -92,7 +98,9 @@ class FileAccess:
             )
         server = str(cluster["cluster"]["server"]).rstrip("/")
         if not server.startswith(("http://", "https://")):
-            raise UnavailableError(f"the kubeconfig {paths}: {server[:80]!a} is no URL of an API server")
+            raise UnavailableError(
+                f"the kubeconfig {paths}: {server[:80]!a} is no URL of an API server; set its cluster's server"
+            )
         return cls(paths, name, str(chosen.get("namespace") or "default"), server)
 
     async def configuration(self) -> Configuration:
@@ -109,11 +117,11 @@ class FileAccess:
                 await loader.load_and_set(configuration)
         except _MALFORMED as error:
             raise UnavailableError(
-                f"the kubeconfig {self.paths} cannot be used: {_one_line(error)}"
+                f"the kubeconfig {self.paths} cannot be used: {_one_line(error)}; see `kubectl config view`"
             ) from error
         except OSError as error:
             raise UnavailableError(
-                f"a file of the kubeconfig {self.paths} cannot be read: {error}"
+                f"{error.filename or self.paths}, of the kubeconfig, cannot be read: {error.strerror}; check the path"
             ) from error
         if told.texts and "BearerToken" not in configuration.api_key and configuration.cert_file is None:
             raise UnavailableError(f"the kubeconfig's way to log in failed: {told.texts[0]}; log in again")
@@ -130,7 +138,9 @@ class PodAccess:
             self.namespace = (_ACCOUNT / "namespace").read_text(encoding="utf-8").strip() or "default"
             self.server = self._load().host
         except (OSError, ConfigException) as error:
-            raise UnavailableError(f"the pod's service account cannot be used: {_one_line(error)}") from error
+            raise UnavailableError(
+                f"the pod's service account cannot be used: {_one_line(error)}; give --kubeconfig FILE"
+            ) from error
 
     async def configuration(self) -> Configuration:
         """How to connect, with the token as it is mounted now."""
@@ -153,10 +163,12 @@ def _merged(paths: str) -> dict[str, Any]:
             document = msgspec.yaml.decode(file.read_bytes())
         except OSError as error:
             raise UnavailableError(
-                f"the kubeconfig {path} cannot be read: {error.strerror or error}"
+                f"the kubeconfig {path} cannot be read: {error.strerror or error}; check the file's rights"
             ) from error
         except ValueError as error:  # msgspec's errors and Unicode's
-            raise UnavailableError(f"{path} is no kubeconfig: {_one_line(error)}") from error
+            raise UnavailableError(
+                f"{path} is no kubeconfig: {_one_line(error)}; name the one that kubectl uses"
+            ) from error
         if not isinstance(document, dict):
             raise UnavailableError(
                 f"{path} is no kubeconfig: it holds no contexts; name the one that kubectl uses"
@@ -164,7 +176,9 @@ def _merged(paths: str) -> dict[str, Any]:
     try:
         merged: dict[str, Any] = KubeConfigMerger(paths).config.value
     except _MALFORMED as error:
-        raise UnavailableError(f"{paths} is no kubeconfig: {_one_line(error)}") from error
+        raise UnavailableError(
+            f"{paths} is no kubeconfig: {_one_line(error)}; name the one that kubectl uses"
+        ) from error
     return merged
 
 
@@ -203,4 +217,5 @@ class _Complaints(logging.Handler):
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    said = " ".join(str(error).split()).replace('in "<byte string>", ', "in ")
+    return said[:300] or type(error).__name__

@@ -142,7 +142,10 @@ def _by_labels(reading: Reading, selection: Selection, services: Sequence[Json])
     selector, place = selection.selector, selection.namespace
     found = [item for item in listed if namespace_of(item) == place and selector.admits(labels(item))]
     if not found:
-        raise UnavailableError(f"no {selection.kind.value} in namespace {place} has the labels {selector}")
+        raise UnavailableError(
+            f"no {selection.kind.value} in namespace {place} has the labels {selector}; "
+            f"see `kubectl get {selection.kind.value} -n {place} --show-labels`"
+        )
     if selection.kind is Wanted.INGRESS:
         ways = [service_of_ingress(reading, name_of(item), services) for item in found]
     elif selection.kind is Wanted.GATEWAY:

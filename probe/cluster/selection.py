@@ -128,14 +128,14 @@ def _name(name: str, kind: Wanted) -> str:
     if not name:
         raise UsageError(f"{kind.value}/ lacks a name; {EXAMPLES}")
     if len(name) > NAME_LIMIT or not _NAME.fullmatch(name):
-        raise UsageError(f"{_shown(name)} is no name of an object: lower-case letters, digits, - and . are")
+        raise UsageError(f"{_shown(name)} is no name of an object; give lower-case letters, digits, . and -")
     return name
 
 
 def _namespace(namespace: str) -> str:
     if len(namespace) > 63 or "." in namespace or not _NAME.fullmatch(namespace):
         raise UsageError(
-            f"-n {_shown(namespace)} is no name of a namespace: lower-case letters, digits and - are"
+            f"-n {_shown(namespace)} is no name of a namespace; give lower-case letters, digits and -"
         )
     return namespace
 

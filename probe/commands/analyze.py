@@ -42,7 +42,7 @@ def analyze(
     sessions: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[DIR]...",
+            metavar="DIR",
             help="The folder of a recorded session; or several of different nodes, to be judged together.",
             show_default=False,
         ),
@@ -59,8 +59,8 @@ def analyze(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The cluster, from: kubectl get nodes,pods,services,endpointslices -A -o json. With DIR, in place of "
-            "what the session says of it.",
+            help="The cluster, as `kubectl get nodes,pods,services,endpointslices -A -o json` prints it. With DIR, in "
+            "place of what the session says of it.",
         ),
     ] = None,
     conntrack: Annotated[
@@ -96,7 +96,7 @@ def analyze(
 
     probe analyze node1/ node2/ --objects objects.json
 
-    probe analyze --tap client:me/eth0=client.pcap --tap nic:node1/eth0=node1.pcap --objects objects.json
+    probe analyze --tap nic:node1/eth0=node1.pcap --objects objects.json
 
     probe analyze session/ --anonymize --html for-the-ticket.html
     """

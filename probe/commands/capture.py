@@ -70,7 +70,7 @@ def capture(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[svc/NAME]",
+            metavar="svc/NAME",
             help="What to watch on the cluster: svc/NAME, ingress/NAME or gateway/NAME; or a kind alone, with -l.",
             show_default=False,
         ),
@@ -171,11 +171,12 @@ def capture(
             metavar="URL",
             help="Ask this URL from the operator's side, each time with a token and from a known socket; in the lab "
             "instead of the scenario's requests, and from client1. The host is an address, or a place of the lab: "
-            "http://balancer/debug/ip, http://node1/",
+            "http://balancer/debug/ip, http://node1/.",
         ),
     ] = None,
     count: Annotated[
-        int, typer.Option(min=1, max=MAX_COUNT, help="How many requests --send sends, of each kind.")
+        int,
+        typer.Option(min=1, max=MAX_COUNT, metavar="N", help="How many requests --send sends, of each kind."),
     ] = 1,
     spoof: Annotated[
         list[str] | None,
@@ -238,6 +239,7 @@ def capture(
 
     probe capture --lab proxy-v2-ok --send http://balancer/debug/ip --spoof all
     """
+    from probe.folder import check_new
     from probe.live_screen import check_tui
 
     check_tui(tui)
@@ -245,7 +247,8 @@ def capture(
     if record is not None and folder is not None:
         raise UsageError(f"--record {record} and --output {folder} both name a folder; give one of them")
     record = record or folder
-    seconds = duration_option(duration)
+    check_new(record)
+    seconds = duration_option(duration, "--duration")
     question = _question(send, count, spoof or [])
     ingress = _ingress(ingress_config or [], ingress_log or [], app_server)
     if node and debug_node:
@@ -353,7 +356,7 @@ def _on_cluster(
     """Capture on the cluster that the kubeconfig leads to, and end with the report."""
     from probe.cluster.selection import parse
 
-    wait = duration_option(chosen.wait)
+    wait = duration_option(chosen.wait, "--wait")
     selection = parse(chosen.target, chosen.namespace or "default", label=chosen.selector)
     with connected(kubeconfig, context) as api:
         from probe.cluster.capturing import Told, Wish, prepare, run
@@ -421,7 +424,7 @@ def _sample(text: str | None) -> int:
     size = int(number) if number.isascii() and number.isdecimal() and len(number) < 6 else 0
     if one != "1" or not 1 <= size <= MOST_SAMPLED or size & (size - 1):
         raise UsageError(
-            f"--sample {text!a}: give 1/N with N a power of two up to {MOST_SAMPLED}, such as 1/16"
+            f"--sample {text!a} is no share; give 1/N with N a power of two up to {MOST_SAMPLED}, such as 1/16"
         )
     return size
 

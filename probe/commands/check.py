@@ -115,7 +115,7 @@ def check(
 
     probe check -n ingress-nginx svc/ingress-nginx-controller
 
-    helm template ingress-nginx … | probe check -f - -n ingress-nginx svc/ingress-nginx-controller
+    helm template … | probe check -f - -n NAMESPACE svc/NAME
     """
     from probe.checking.gathering import Given
     from probe.cluster.selection import parse
@@ -124,7 +124,7 @@ def check(
     given = Given(
         balancers=tuple(_network(each, "--balancer") for each in balancer or []),
         pod_ranges=tuple(_network(each, "--pod-cidr") for each in pod_cidr or []),
-        balancer_lag=duration_option(balancer_lag),
+        balancer_lag=duration_option(balancer_lag, "--balancer-lag"),
         live=files is None,
     )
     selection = parse(target, namespace or "default")

@@ -52,8 +52,8 @@ def check_installed(namespace: str | None, *others: tuple[str, object]) -> None:
         raise UsageError(f"--installed uses agents that are there; leave {' and '.join(given)} out")
 
 
-def duration_option(text: str | float | None) -> float | None:
-    """Seconds of "30s", "1m30s" or "30". Raises typer.BadParameter."""
+def duration_option(text: str | float | None, option: str) -> float | None:
+    """Seconds of "30s", "1m30s" or "30", as `option` has them. Raises UsageError."""
     from probe.cluster.durations import parse_duration
 
     if text is None or isinstance(text, float):
@@ -61,7 +61,7 @@ def duration_option(text: str | float | None) -> float | None:
     try:
         return parse_duration(text)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise UsageError(f"{option}: {error}") from error
 
 
 @contextmanager
@@ -71,7 +71,10 @@ def connected(kubeconfig: Path | None, context: str | None) -> Iterator[Api]:
         from probe.cluster.client import Api
         from probe.cluster.interrupts import termination
     except ImportError as error:
-        raise UnavailableError(f"{error}: install client-ip-probe[cluster]") from error
+        raise UnavailableError(
+            f"to speak to a cluster takes the package {error.name}, which is not here; "
+            "install client-ip-probe[cluster]"
+        ) from error
     with termination(), Api.connect(kubeconfig, context) as api:
         yield api
 

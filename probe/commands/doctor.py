@@ -32,7 +32,7 @@ def doctor(
     areas: Annotated[
         list[Area] | None,
         typer.Argument(
-            metavar="[AREA]...",
+            metavar="AREA",
             help="Only these: program, cluster, lab, packets. What is missing of them is then an error.",
             show_default=False,
         ),

@@ -14,7 +14,7 @@ from probe.output import note, put
 def export(
     sessions: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR...", help="Folders of recorded sessions.", show_default=False),
+        typer.Argument(metavar="DIR", help="Folders of recorded sessions.", show_default=False),
     ],
     parquet: Annotated[
         bool,
@@ -41,7 +41,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write recorded sessions as tables, into their own folders, for DuckDB and any other engine; or for strangers.
+    """Write recorded sessions as tables, into their own folders, for DuckDB and other engines; or anonymized.
 
     probe export session/ --parquet
 
@@ -50,7 +50,7 @@ def export(
     duckdb -c "select node, count(*) from read_parquet('*/packets.parquet') group by node"
     """
     if parquet == (anonymize is not None):
-        raise UsageError("say in which form to export: --parquet or --anonymize NEWDIR")
+        raise UsageError("it is not said in which form to export; give --parquet or --anonymize NEWDIR")
     if anonymize is not None:
         _anonymized(sessions, anonymize, key)
         return

@@ -210,13 +210,14 @@ class Prepared:
 
     def _packets(self, report: Report, seen: Seen) -> None:
         from daemonset.taps.pcap import CaptureFileError
+        from probe.agents.captures import capture_error
         from probe.render.packets import write_packets
 
         def write(file: BinaryIO) -> None:
             try:
                 write_packets(file, report, seen)
             except CaptureFileError as error:
-                raise UsageError(str(error)) from error
+                raise capture_error(error) from error
 
         if self.stdout is not None:
             _stream(self.stdout, write)
@@ -234,11 +235,15 @@ def _check(path: Path) -> None:
         if path.is_dir():
             raise UsageError(f"cannot write {path}: it is a folder; name a file")
         if not path.parent.is_dir():
-            raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+            raise UsageError(
+                f"cannot write {path}: there is no folder {path.parent}; make it, or name another file"
+            )
         if not os.access(path.parent, os.W_OK) and not (path.exists() and os.access(path, os.W_OK)):
             raise os_error(PermissionError(13, "Permission denied"), f"write {path}")
-    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
-        raise UsageError(f"cannot write {path}: {error}") from error
+    except OSError as error:
+        raise os_error(error, f"write {path}") from error
+    except ValueError as error:
+        raise UsageError(f"cannot write {path!a}: no file can have that name; name another") from error
 
 
 def _save(path: Path, write: Callable[[BinaryIO], object]) -> None:

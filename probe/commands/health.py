@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
@@ -44,7 +45,7 @@ def health(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[svc/NAME|DIR]",
+            metavar="svc/NAME|DIR",
             help="svc/NAME, ingress/NAME or gateway/NAME on the cluster; or the folder of a recorded session.",
             show_default=False,
         ),
@@ -128,7 +129,7 @@ def health(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The cluster, from: kubectl get nodes,pods,services,endpointslices -A -o json",
+            help="The cluster, as `kubectl get nodes,pods,services,endpointslices -A -o json` prints it.",
         ),
     ] = None,
     watched: Annotated[
@@ -149,13 +150,14 @@ def health(
     """Say whether health checks keep clients from nodes that cannot serve them, and how long that took.
 
     With svc/NAME, each node's health port is asked: by the node itself, by a neighbour, and from here.
+
     Exit codes: 0 all well · 3 a finding of level error · 4 not enough is known.
 
     probe health -n ingress-nginx svc/ingress-nginx-controller
 
     probe health session/
 
-    probe health --tap lb:lb/eth0=lb.pcap --tap nic:node1/eth0=node1.pcap --objects objects.json --service default/web
+    probe health --tap nic:node1/eth0=node1.pcap --objects objects.json
     """
     from probe.cluster.selection import means_object
 
@@ -174,14 +176,18 @@ def health(
             "--tap, --objects, --watched, --service, --balancer and --anonymize are for what was recorded; "
             "leave them out"
         )
-    seconds = duration_option(settle)
-    watching = Watching(watch, duration_option(duration), record)
+    seconds = duration_option(settle, "--settle")
+    watching = Watching(watch, duration_option(duration, "--duration"), record)
     if not watch and watching != Watching():
         raise UsageError("--duration and --record say how --watch watches; give --watch too")
     if watch and (from_here or not (there or lab is not None)):
         raise UsageError(
-            "--watch needs agents on a cluster (svc/NAME without --from-here), or --lab SCENARIO"
+            "--watch needs agents to watch with; give svc/NAME without --from-here, or --lab SCENARIO"
         )
+    if record is not None:
+        from probe.folder import check_new
+
+        check_new(record)
     if lab is not None:
         if target is not None or chosen != Chosen():
             raise UsageError("--lab plays a scenario and knows no cluster; leave out what is said of one")
@@ -234,10 +240,12 @@ def on_cluster(target: str, chosen: Chosen, settle: float | None, watching: Watc
         seconds = SETTLE if settle is None else settle
         if watching.wanted:
             from probe.health.watch_cluster import watch
+            from probe.live_screen import live_view
 
             duration = WATCHED if watching.seconds is None else watching.seconds
             wish = replace(wish, duration=duration, record=watching.record)
-            return watch(api, wish, prepared, told, settle=seconds)
+            with live_view(f"{selection}, context {api.context}") as view:
+                return watch(api, wish, prepared, told, settle=seconds, board=view.board)
         if chosen.from_here:
             asked = there.run_from_here(api, wish, prepared, told, settle=seconds)
         else:
@@ -250,18 +258,21 @@ def in_lab(name: str, proxy_mode: ProxyMode, settle: float | None, watching: Wat
     from probe.health.in_lab import SETTLE_IN_LAB, AskedInLab, WatchedInLab
     from probe.health_report import about_health, with_asking
     from probe.lab import load_scenario
+    from probe.live_screen import live_view
     from probe.play import play
 
     seconds = SETTLE_IN_LAB if settle is None else settle
     asking = WatchedInLab(progress, note, seconds) if watching.wanted else AskedInLab(progress, seconds)
-    played = play(
-        load_scenario(name),
-        proxy_mode.value,
-        beside=asking,
-        record=watching.record,
-        linger=watching.seconds or 0.0,
-        progress=progress,
-    )
+    with live_view(f"{name}, {proxy_mode} mode") if watching.wanted else nullcontext() as view:
+        played = play(
+            load_scenario(name),
+            proxy_mode.value,
+            beside=asking,
+            record=watching.record,
+            linger=watching.seconds or 0.0,
+            board=view.board if view is not None else None,
+            progress=progress,
+        )
     watched = about_health(played.report)
     return watched if asking.asked is None else with_asking(asking.asked.asking, asking.asked.codes, watched)
 

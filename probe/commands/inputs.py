@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from probe.session import Session
 
 
+_OBJECTS = "give what `kubectl get nodes,pods,services,endpointslices -A -o json` prints"
+
 _NO_INGRESS = IngressRecord()
 
 
@@ -41,7 +43,9 @@ class Recorded:
 def recorded(sessions: list[Path], taps: list[str], objects: Path | None, tables: list[str]) -> Recorded:
     """The sessions in folders as one, or what capture files hold. Raises ProbeError."""
     if sessions and (taps or tables):
-        raise UsageError("give either the DIR of a recorded session or --tap files, not both")
+        raise UsageError(
+            "--tap and --conntrack are for captures without a recorded session; give either them or the DIR"
+        )
     if sessions:
         kept = _from_sessions(sessions, objects)
         meta = kept.meta
@@ -76,7 +80,7 @@ def with_balancers(facts: Facts, named: list[str]) -> Facts:
         try:
             ip_network(text, strict=False)
         except ValueError as error:
-            raise UsageError(f"--balancer {text!a}: {error}; give an address or a prefix") from error
+            raise UsageError(f"--balancer {text!a} is no address; give ADDRESS or ADDRESS/LENGTH") from error
     return msgspec.structs.replace(facts, balancers=(*facts.balancers, *named)) if named else facts
 
 
@@ -111,12 +115,9 @@ def read_objects(path: Path | None) -> Facts:
     except OSError as error:
         raise os_error(error, f"read {path}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(
-            f"{path} is not JSON ({error}); it should be what `kubectl get "
-            "nodes,pods,services,endpointslices -A -o json` prints"
-        ) from error
+        raise UsageError(f"{path} is not JSON ({error}); {_OBJECTS}") from error
     except ObjectsError as error:
-        raise UsageError(f"{path}: {error}") from error
+        raise UsageError(f"{path}: {error}; {_OBJECTS}") from error
 
 
 def known_service(service: str | None, facts: Facts) -> str | None:
@@ -132,5 +133,7 @@ def known_service(service: str | None, facts: Facts) -> str | None:
                 f"--service {service} needs the cluster's objects; give them with --objects FILE"
             )
         shown = ", ".join(known[:8]) + (" and more" if len(known) > 8 else "")
-        raise UnavailableError(f"there is no Service {key}; the objects have {shown or 'none at all'}")
+        raise UnavailableError(
+            f"there is no Service {key}; {f'give one of {shown}' if shown else 'the objects have none'}"
+        )
     return key

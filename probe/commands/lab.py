@@ -44,7 +44,7 @@ def list_() -> None:
     put(list_text(scenarios, sys.stdout))
 
 
-@app.command()
+@app.command(short_help="Play a scenario, and say what is not as expected.")
 def run(
     scenario: ScenarioArgument,
     proxy_mode: ProxyModeOption = ProxyMode.IPTABLES,
@@ -64,7 +64,7 @@ def run(
 def shell(
     scenario: ScenarioArgument,
     place: Annotated[
-        str, typer.Argument(metavar="[PLACE]", help="A node, client, balancer or pod of the scenario.")
+        str, typer.Argument(metavar="PLACE", help="A node, client, balancer or pod of the scenario.")
     ] = "node1",
     proxy_mode: ProxyModeOption = ProxyMode.IPTABLES,
 ) -> None:

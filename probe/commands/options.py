@@ -188,7 +188,7 @@ def clients_option(texts: list[str] | None) -> tuple[str, ...]:
         try:
             ip_network(text, strict=False)
         except ValueError as error:
-            raise UsageError(f"--from-ip {text!a}: {error}; give an address or a prefix") from error
+            raise UsageError(f"--from-ip {text!a} is no address; give ADDRESS or ADDRESS/LENGTH") from error
     from analysis.clients import Clients
 
     return Clients.of(dict.fromkeys(texts)).texts

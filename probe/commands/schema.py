@@ -21,7 +21,8 @@ def schema(
     kind: Annotated[
         Kind,
         typer.Argument(
-            help="Whose: report is what capture and analyze print, health what `probe health` does."
+            metavar="KIND",
+            help="Whose: report is what capture and analyze print, health what `probe health` does.",
         ),
     ] = Kind.REPORT,
 ) -> None:

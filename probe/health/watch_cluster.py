@@ -34,6 +34,7 @@ from probe.health.slices import SliceWatch
 from probe.health.so_far import health_words
 from probe.health.telling import Telling
 from probe.health_report import HealthReport, about_health, with_asking
+from probe.live import Board
 
 #: Seconds from one question to a node's port to the next.
 EVERY = 1.0
@@ -42,8 +43,13 @@ _END_WITHIN = 5.0
 _LIST_WITHIN = 15.0
 
 
-def watch(api: Api, wish: Wish, prepared: Prepared, told: Told, *, settle: float) -> HealthReport:
-    """Capture, ask and watch; the answer of both. Raises UnavailableError; KeyboardInterrupt where it was given up."""
+def watch(
+    api: Api, wish: Wish, prepared: Prepared, told: Told, *, settle: float, board: Board | None = None
+) -> HealthReport:
+    """Capture, ask and watch; the answer of both. `board` is told how it goes.
+
+    Raises UnavailableError; KeyboardInterrupt where it was given up.
+    """
     ports = sorted({*prepared.ports, *(port for port, _ in ports_of(prepared.gathered.service))})
     companion = WatchOnCluster(settle=settle)
     report = run(
@@ -54,6 +60,7 @@ def watch(api: Api, wish: Wish, prepared: Prepared, told: Told, *, settle: float
         asking=None,
         ingress=IngressRecord,
         companion=companion,
+        board=board,
     )
     watched = about_health(report)
     return (

@@ -64,7 +64,7 @@ def _check_once(configs: Sequence[Path], logs: Sequence[Path]) -> None:
     for option, paths in (("--ingress-config", configs), ("--ingress-log", logs)):
         twice = next((path for at, path in enumerate(paths) if path in paths[:at]), None)
         if twice is not None:
-            raise UsageError(f"{option} {twice} is given twice")
+            raise UsageError(f"{option} {twice} is given twice; give it once")
 
 
 def _record(

@@ -20,7 +20,7 @@ def read_application(command: str) -> Application:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise UsageError(f"--app-server: {error}; {_EXAMPLE}") from error
+        raise UsageError(f"--app-server: a quote in it is not closed; {_EXAMPLE}") from error
     environ: dict[str, str] = {}
     while words and "=" in words[0] and words[0].partition("=")[0].isidentifier():
         name, _, value = words.pop(0).partition("=")
@@ -34,5 +34,5 @@ def read_application(command: str) -> Application:
         if program == "gunicorn":
             return Application(command, gunicorn=readers.gunicorn(words[1:], environ))
     except TrustError as error:
-        raise UsageError(f"--app-server: {error}") from error
+        raise UsageError(f"--app-server: {error}; {_EXAMPLE}") from error
     raise UsageError(f"--app-server: the servers known are uvicorn and gunicorn; {_EXAMPLE}")

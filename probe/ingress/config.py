@@ -45,7 +45,8 @@ def read_config(path: Path) -> list[Ingress]:
     except ConfigError as error:
         file = error.file or str(path)
         place = f"{file} line {error.line}" if error.line else file
-        raise UsageError(f"--ingress-config {place}: {error}") from error
+        said = f"--ingress-config {place}: {error}"
+        raise UsageError(said if ";" in said else f"{said}; give a file as the server runs with") from error
 
 
 def _checked(ingress: Ingress) -> Ingress:

@@ -297,7 +297,7 @@ def _await_balanced(host: str, node: str, up: bool) -> None:
         if states and all(state.status == ("UP" if up else "DOWN") for state in states):
             return
         time.sleep(_POLL)
-    raise LabError(f"the load balancer does not mark {node} as {'up' if up else 'down'}")
+    raise LabError(f"the load balancer does not mark {node} as {'up' if up else 'down'}; run it again")
 
 
 class _Checked(NamedTuple):

@@ -164,7 +164,7 @@ class Lab:
                 case control.Ready():
                     return
                 case control.Spawned() | control.Changed():
-                    raise LabError("the lab answered what was not asked")
+                    raise LabError("the lab answered what was not asked; run the command again")
 
     def _receive(self) -> tuple[control.FromLab, list[int]]:
         try:
@@ -244,7 +244,7 @@ class Lab:
         if isinstance(answer, control.Failed):
             raise LabError(answer.message)
         if not isinstance(answer, control.Spawned):
-            raise LabError("the lab answered what was not asked")
+            raise LabError("the lab answered what was not asked; run the command again")
         return answer, received
 
     def _namespace(self, place: str) -> str:
@@ -282,7 +282,7 @@ class Lab:
         if isinstance(answer, control.Failed):
             raise LabError(answer.message)
         if not isinstance(answer, control.Changed):
-            raise LabError("the lab answered what was not asked")
+            raise LabError("the lab answered what was not asked; run the command again")
         self._now = now
         if event.becomes is not None:
             here = [pod for pod in now.pods if pod.node == node and pod.role in {"echo", "ingress", "dns"}]

@@ -8,6 +8,7 @@ An unknown key is an error: a typo must not quietly play another scenario.
 from __future__ import annotations
 
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -354,14 +355,17 @@ def load_scenario(name: str) -> Scenario:
     """
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not path.is_file():
-        known = ", ".join(list_scenarios())
+        near = get_close_matches(name, list_scenarios(), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise ScenarioError(
-            f"there is no scenario {name!r}; take one of {known}, or the path of a .toml file"
+            f"there is no scenario {name!a}; {hint}`probe lab list` lists them; a file of your own ends in .toml"
         )
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise ScenarioError(f"cannot read {path}: {error.strerror}; give the path of a .toml file") from error
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"cannot read {path}: it is not text; see docs/lab.md") from error
     return parse_scenario(text, str(path))
 
 
@@ -370,14 +374,14 @@ def parse_scenario(text: str, file: str) -> Scenario:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ScenarioError(f"{file}: not TOML: {error}") from error
+        raise ScenarioError(f"{file}: it is not TOML: {error}; see docs/lab.md") from error
     if "name" in table:
         raise ScenarioError(f"{file}: unknown key `name`; the file's name is the scenario's")
     try:
         scenario = msgspec.convert({**table, "name": Path(file).stem}, Scenario)
     except msgspec.ValidationError as error:
         reason = str(error).replace("Object contains unknown field", "unknown key")
-        raise ScenarioError(f"{file}: {reason}") from error
+        raise ScenarioError(f"{file}: {reason}; see docs/lab.md") from error
     for complaint in complaints(scenario):
-        raise ScenarioError(f"{file}: {complaint}")
+        raise ScenarioError(f"{file}: {complaint}; see docs/lab.md")
     return scenario

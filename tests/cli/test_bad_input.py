@@ -42,14 +42,14 @@ def test_no_command_shows_the_help_and_is_a_usage_error(probe: Probe) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["analyse"], ["No such command 'analyse'", "analyze"]),
+        (["analyse"], ["no such command 'analyse'", "analyze"]),
         (["demo", "--bogus"], ["--bogus", "probe demo --help"]),
         (["demo", "--proxy-mode", "ipvs"], ["--proxy-mode", "iptables", "nftables"]),
         (["analyze", "x", "-o", "xml"], ["--output", "table", "json"]),
-        (["lab", "play"], ["No such command 'play'", "probe lab --help"]),
+        (["lab", "play"], ["no such command 'play'", "probe lab --help"]),
         (["explain", "SIP101", "SIP102"], ["unexpected extra argument", "probe explain --help"]),
         (["analyze"], ["nothing to analyze", "--tap KIND:NODE/INTERFACE=FILE"]),
-        (["analyze", "dir", "--tap", "nic:a/b=c"], ["not both"]),
+        (["analyze", "dir", "--tap", "nic:a/b=c"], ["either them or the DIR"]),
         (["explain", "SIP1001"], ["no finding SIP1001", "did you mean", "probe explain"]),
         (["explain", "\x1b]0;owned\x07"], [r"\x1b]0;owned\x07"]),
     ],

@@ -152,10 +152,10 @@ def test_capturing_nothing_says_what_can_be_captured(probe: Probe) -> None:
     probe("capture").complains(2, "svc/NAME", "--lab SCENARIO")
 
 
-def test_an_unknown_scenario_names_the_known_ones(probe: Probe) -> None:
+def test_an_unknown_scenario_says_where_they_are_listed(probe: Probe) -> None:
     for arguments in (["demo", "--scenario", "nope"], ["lab", "run", "nope"], ["capture", "--lab", "nope"]):
         ending = probe(*arguments)
-        ending.complains(2, "no scenario 'nope'", "cluster-remote")
+        ending.complains(2, "no scenario 'nope'", "`probe lab list`")
 
 
 def test_an_unknown_place_names_the_known_ones(probe: Probe) -> None:

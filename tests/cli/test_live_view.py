@@ -181,6 +181,19 @@ class TestOnATerminal:
         assert "TAPS" not in left
         assert "Ctrl-C" not in left
 
+    def test_health_that_is_watched_is_shown_the_same_way(self) -> None:
+        running = OnTerminal("health", "--lab", "hc-ok", "--watch", "--duration", "60s")
+        running.until("watching for")
+        running.process.send_signal(signal.SIGINT)
+        code, written = running.ending()
+        assert code == 0
+        for seen in ("NODE", "TAPS", "node2", "hc-ok, iptables mode"):
+            assert seen in written
+        left = Grid().feed(written).text
+        assert "TAPS" not in left
+        assert "watching for" not in left
+        assert "Health" in left, left
+
     def test_a_narrow_terminal_without_colour(self) -> None:
         running = OnTerminal(
             "capture", "--lab", "cluster-remote", "--duration", "60s", "-o", "json", columns=40, NO_COLOR="1"

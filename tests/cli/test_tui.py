@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ pytest.importorskip("textual")
 from textual.widgets import DataTable, Static
 
 from daemonset.observation import Loss, Tap, TapKind, Taps
+from probe.cluster.interrupts import Terminated, deferred, interrupt
 from probe.errors import UnavailableError
 from probe.live import Board
 from probe.tui import LiveApp, beside
@@ -98,6 +100,58 @@ def test_who_has_seen_enough_ends_the_watching(key: str) -> None:
     looked_at(board, script)
 
 
+def test_a_second_interruption_leaves_at_once_and_what_was_placed_is_taken_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    board, placed, never = Board("svc/web"), ["an agent"], threading.Event()
+
+    def work() -> None:
+        try:
+            board.ending.wait(60)
+            while not never.wait(0.01):  # agents that do not say goodbye
+                pass
+        finally:
+            with deferred():
+                placed.clear()
+
+    def run(app: LiveApp) -> None:
+        async def go() -> None:
+            async with app.run_test() as pilot:
+                await pilot.pause()
+                await pilot.press("ctrl+c")
+                assert not app.given_up
+                await pilot.press("ctrl+c")
+
+        asyncio.run(go())
+
+    monkeypatch.setattr(LiveApp, "run", run)
+    with pytest.raises(Terminated):
+        beside(board, work)
+    assert not placed
+
+
+def test_what_takes_things_away_is_not_interrupted_before_it_has() -> None:
+    begun, go_on, told = threading.Event(), threading.Event(), list[str]()
+
+    def work() -> None:
+        try:
+            with deferred():
+                begun.set()
+                go_on.wait(60)
+                told.append("taken away")
+            told.append("went on")
+        except Terminated:
+            told.append("ended")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait(60)
+    interrupt(thread)
+    go_on.set()
+    thread.join()
+    assert told == ["taken away", "ended"]
+
+
 @values
 def test_no_name_is_markup_or_speaks_to_the_terminal(value: bytes) -> None:
     text = value[:500].decode("utf-8", "surrogateescape")
@@ -164,6 +218,16 @@ class TestOnATerminal:
         assert "node2" in inside
         assert "LOST" in after
         assert "\x1b[?25h" in written, "the cursor is there again"
+
+    def test_two_interruptions_leave_at_once_and_leave_nothing(self) -> None:
+        running = OnTerminal("capture", "--lab", "cluster-remote", "--duration", "120s", "--tui", rows=30)
+        running.until("watching for")
+        running.type("\x03\x03")
+        code, written = running.ending()
+        after = written.rpartition("\x1b[?1049l")[2]
+        assert code == 130
+        assert "given up" in after
+        assert "LOST" not in after
 
     def test_sigterm_ends_it_without_a_report(self) -> None:
         running = OnTerminal("capture", "--lab", "cluster-remote", "--duration", "120s", "--tui", rows=30)

@@ -119,8 +119,8 @@ class TestHex:
             ("xyz", "no hexadecimal digit"),
             ("abc", "whole bytes"),
             ("", "no bytes"),
-            ("missing.pcap", "no such file"),
-            ("/tmp", "directory"),
+            ("missing.pcap", "neither a file nor hex"),
+            ("/tmp", "folder"),
             ("\udcff\x1b", "no hexadecimal digit"),
         ],
     )

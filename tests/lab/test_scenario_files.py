@@ -219,7 +219,7 @@ def test_a_scenario_of_ones_own_is_a_path(tmp_path: Path) -> None:
     path.write_text(GOOD)
     assert load_scenario(str(path)).name == "mine"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ScenarioError, match="cannot be read"):
+    with pytest.raises(ScenarioError, match="cannot read"):
         load_scenario(str(path))
 
 
