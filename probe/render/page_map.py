@@ -94,6 +94,7 @@ def draw(ways: Sequence[tuple[Path, Journey]]) -> Markup | None:
         [element("text", _COLUMNS[column], x=x, y=20, class_="column") for column, x in columns],
         [_box(place, box) for place, box in boxes.items()],
         [_way(way, path, walked, boxes) for way, (path, walked) in enumerate(drawn)],
+        [_labels(way, path, walked, boxes) for way, (path, walked) in enumerate(drawn)],
         role="img",
         aria_labelledby="map-title",
         viewBox=f"0 0 {right} {bottom}",
@@ -164,18 +165,41 @@ def _box(place: Place, box: _Box) -> Markup:
 
 
 def _way(way: int, path: Path, walked: Sequence[Stop], boxes: dict[Place, _Box]) -> Markup:
+    first = boxes[walked[0].place]
     return element(
         "g",
         element("title", _told(path, walked)),
-        list(_arrows(way, walked, boxes)),
+        element("circle", cx=first.x + _WIDTH, cy=first.row(way, 0), r=4, class_="head"),
+        [
+            (element("path", d=arrow.line, class_="way"), element("path", d=arrow.head, class_="head"))
+            for arrow in _arrows(way, walked, boxes)
+        ],
         class_=str(path.verdict),
         data_path=path.shape,
     )
 
 
-def _arrows(way: int, walked: Sequence[Stop], boxes: dict[Place, _Box]) -> Iterator[Markup]:
-    first = boxes[walked[0].place]
-    yield element("circle", cx=first.x + _WIDTH, cy=first.row(way, 0), r=4, class_="head")
+def _labels(way: int, path: Path, walked: Sequence[Stop], boxes: dict[Place, _Box]) -> Markup:
+    """What stands on the arrows of a way: above those of all ways, so that none is struck out by another."""
+    arrows = zip(_arrows(way, walked, boxes), pairwise(walked), strict=True)
+    return element(
+        "g",
+        [_label(before, after, arrow.x, arrow.y) for arrow, (before, after) in arrows],
+        class_=str(path.verdict),
+        data_path=path.shape,
+    )
+
+
+class _Arrow(NamedTuple):
+    """A line and its head as SVG paths, and where its label begins."""
+
+    line: str
+    head: str
+    x: int
+    y: int
+
+
+def _arrows(way: int, walked: Sequence[Stop], boxes: dict[Place, _Box]) -> Iterator[_Arrow]:
     came_back = False
     for number, (before, after) in enumerate(pairwise(walked)):
         here, there = boxes[before.place], boxes[after.place]
@@ -191,9 +215,8 @@ def _arrows(way: int, walked: Sequence[Stop], boxes: dict[Place, _Box]) -> Itera
         else:
             end, bend = there.x, there.x - _GAP  # straight on until the last gap
             line = f"M{x} {y} H{bend} C{bend + 90} {y} {end - 60} {to} {end - 8} {to}"
-        yield element("path", d=line, class_="way")
-        yield element("path", d=f"M{end} {to} l{9 if came_back else -9} -5 v10 z", class_="head")
-        yield _label(before, after, at, y + (4 if there.x < here.x else -5))
+        head = f"M{end} {to} l{9 if came_back else -9} -5 v10 z"
+        yield _Arrow(line, head, at, y + (4 if there.x < here.x else -5))
 
 
 def _label(before: Stop, after: Stop, x: int, y: int) -> Markup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,12 +130,20 @@ class TestKeyboard:
         assert left_out == []
 
 
+def test_no_arrow_strikes_out_what_stands_on_another(browser: Browser, tmp_path: Path) -> None:
+    opened(browser, tmp_path, to_html(whole()))
+    order = browser.run(
+        "[...document.querySelectorAll('svg .way, svg text.from')].map((each) => each.tagName).join(' ')"
+    )
+    assert re.fullmatch("(path ?)+(text ?)+", order), "what is drawn later lies above"
+
+
 class TestFilter:
     def shown(self, browser: Browser) -> tuple[int, int, str]:
         return tuple(  # type: ignore[return-value]
             browser.run(
                 "[document.querySelectorAll('article:not([hidden])').length, "
-                "document.querySelectorAll('svg g[data-path]:not([hidden])').length, "
+                "document.querySelectorAll('svg g[data-path]:not([hidden]):has(.way)').length, "
                 "document.getElementById('shown').textContent]"
             )
         )
@@ -199,6 +208,8 @@ class TestLooks:
         browser.run("dispatchEvent(new Event('beforeprint'))")
         assert browser.run("[...document.querySelectorAll('details')].every((each) => each.open)")
         assert browser.run("getComputedStyle(document.getElementById('filter')).display") == "none"
+        browser.width(718)  # A4 less a centimetre on each side, in CSS pixels
+        assert browser.run("document.documentElement.scrollWidth") <= 718, "the page is cut at its right edge"
         told = browser.call("Page.printToPDF")
         assert len(told["data"]) > 10_000
 
