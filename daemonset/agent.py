@@ -98,8 +98,7 @@ def _stream(arguments: argparse.Namespace) -> int:
     try:
         lifeline = None if arguments.lifeline is None else Lifeline(sys.stdin.fileno(), arguments.lifeline)
         with Capture(_options(arguments), output, lifeline) as capture:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda number, _: capture.stop(signal.Signals(number).name))
+            capture.heed(signal.SIGTERM, signal.SIGINT)
             capture.confine(kept)
             capture.run()
     except BrokenPipeError:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import struct
 import threading
 import time
@@ -177,6 +178,7 @@ class Capture:
         self._lifeline = lifeline
         self._awake, self._alarm = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._reason: str | None = None
+        self._heeds = False
         self.packets = 0  # once it is over
         self._filter = _filter(options)
         self._letterbox = Letterbox(options.snaplen)
@@ -193,6 +195,8 @@ class Capture:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._heeds:
+            signal.set_wakeup_fd(-1)
         self._source.close()
         self._filter.close()
         if self._events is not None:
@@ -218,6 +222,14 @@ class Capture:
         """End in order as soon as possible; the first reason counts. Safe in signal handlers."""
         self._reason = self._reason or reason
         self.wake()
+
+    def heed(self, *numbers: signal.Signals) -> None:
+        """End in order at these signals. For the main thread of a process that does nothing else."""
+        for number in numbers:
+            signal.signal(number, lambda number, _: self.stop(signal.Signals(number).name))
+        # What comes while `run` is about to wait, or to another thread, would else be heeded when it wakes up anyway.
+        signal.set_wakeup_fd(self._alarm, warn_on_full_buffer=False)
+        self._heeds = True
 
     def confine(self, capabilities: str, *, writes: bool = False) -> None:
         """From now on the process may do nothing but capture, and write files if it `writes`; the hello tells how far.

@@ -32,8 +32,7 @@ def keep(options: Options, folder: Path, say: Callable[[str], None], kept_rights
             kept.discard()
             raise
         with capture:
-            for number in _ENDS:
-                signal.signal(number, lambda number, _: capture.stop(signal.Signals(number).name))
+            capture.heed(*_ENDS)
             capture.confine(kept_rights, writes=True)
             say(f"watching as {options.node} for {options.duration or DURATION:g} s; Ctrl-C ends that")
             capture.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -376,6 +377,21 @@ def test_it_ends_after_its_duration_and_on_ctrl_c(node: Scene) -> None:
     agent.until_ready()
     assert agent.stop(signal.SIGINT) == 0
     assert agent.of(Bye)[0].reason == "SIGINT"
+
+
+def test_a_signal_that_another_of_its_threads_takes_ends_it_too(node: Scene) -> None:
+    """As one that comes just before it waits: nothing interrupts the waiting, and nothing else may happen for hours."""
+    agent = start(node, "--no-conntrack")
+    agent.until_ready()
+    pid = agent.process.pid
+    others = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir() if int(task.name) != pid]
+    signalled = ctypes.CDLL(None).syscall(
+        ctypes.c_long({"x86_64": 234, "aarch64": 131}[os.uname().machine]), pid, others[0], signal.SIGTERM
+    )
+    assert signalled == 0
+    agent.until(lambda: bool(agent.of(Bye)))
+    assert agent.rest() == 0
+    assert agent.of(Bye)[0].reason == "SIGTERM"
 
 
 def test_pods_come_and_go(node: Scene) -> None:
