@@ -89,8 +89,17 @@ class PacketSource(Protocol):
     def fileno(self) -> int:
         """For poll: readable when packets wait."""
 
-    def drain(self, most: int) -> Iterator[Packet]:
-        """Packets that wait, at most `most`; never blocks. To be taken to its end. Raises OSError."""
+    def runs(self, most: int) -> Iterator[tuple[int, int]]:
+        """Packets that wait, about `most`: the first, and how many follow it. To be taken to its end. Raises OSError.
+
+        Never blocks. Each run is there until the next is asked for.
+        """
+
+    def block(self, start: int, count: int) -> NDArray[np.uint8] | None:
+        """Packets of a run as a ring's frames, as rows of bytes; None where they have to be taken one by one."""
+
+    def packet(self, number: int) -> Packet | None:
+        """One packet of a run, a view of it; None where it was lost after all."""
 
     def statistics(self) -> Statistics:
         """The kernel's counters, which start again from zero. Raises OSError."""
@@ -184,13 +193,6 @@ class Ring:
             (tci & 0xEFFF) | VLAN_PRESENT if status & VLAN_VALID else 0,
             length,
         )
-
-    def drain(self, most: int) -> Iterator[Packet]:
-        """Packets that wait, about `most`; each is a view until its run is over. To be taken to its end."""
-        for start, count in self.runs(most):
-            for number in range(start, start + count):
-                if (packet := self.packet(number)) is not None:
-                    yield packet
 
     def statistics(self) -> Statistics:
         """The kernel's counters since the last asking, and what was cut."""

@@ -31,7 +31,7 @@ from daemonset.decode.link import bare
 from daemonset.decode.packet import Batch
 from daemonset.observation import PACKET, Direction, Head, Loss
 from daemonset.taps import columns
-from daemonset.taps.ring import Packet, PacketSource, Ring
+from daemonset.taps.ring import Packet, PacketSource
 from daemonset.taps.scapy_sniffer import AsyncSniffer, DefaultSession, SuperSocket
 
 PACE, FAST_PACE = 0.1, 0.01  # seconds from one drain to the next, at most and at least
@@ -216,35 +216,32 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
     def _decode(self, listener: _Listener, most: int) -> int:
         """Decode what one socket has; answers with how many packets that was."""
         source, taken = listener.source, 0
-        if isinstance(source, Ring):
-            for start, count in source.runs(most):
-                taken += count
-                if count >= _COLUMNS_FROM:
-                    self._decode_block(listener, source, start, count)
-                else:
-                    packets = (source.packet(number) for number in range(start, start + count))
-                    self._decode_each(listener, filter(None, packets))
-            return taken
-        return self._decode_each(listener, source.drain(most))
+        for start, count in source.runs(most):
+            taken += count
+            block = source.block(start, count) if count >= _COLUMNS_FROM else None
+            if block is None:
+                packets = (source.packet(number) for number in range(start, start + count))
+                self._decode_each(listener, filter(None, packets))
+            else:
+                self._decode_block(listener, source, start, block)
+        return taken
 
-    def _decode_each(self, listener: _Listener, packets: Iterable[Packet]) -> int:
-        taken = 0
+    def _decode_each(self, listener: _Listener, packets: Iterable[Packet]) -> None:
         for packet in packets:
-            taken += 1
             tap = listener.tap_of(packet.ifindex, self._find_tap)
             if tap != _IGNORED:
                 self._add(packet, tap)
-        return taken
 
-    def _decode_block(self, listener: _Listener, ring: Ring, start: int, count: int) -> None:
-        """Decode frames of a ring as columns as far as that goes, the others one by one."""
-        block = ring.block(start, count)
+    def _decode_block(
+        self, listener: _Listener, source: PacketSource, start: int, block: columns.Bytes
+    ) -> None:
+        """Decode frames as columns as far as that goes, the others one by one."""
         taps = listener.taps_of(columns.interfaces(block), self._find_tap)
         decoded = columns.decode(block, taps)
         self._blocks += decoded.rows
         self._count += sum(map(len, decoded.rows)) // PACKET.size
         for number in decoded.others.tolist():
-            if (packet := ring.packet(start + number)) is not None:
+            if (packet := source.packet(start + number)) is not None:
                 self._add(packet, int(taps[number]))
 
     def _add(self, packet: Packet, tap: int) -> None:

@@ -52,3 +52,7 @@ def test_what_is_lost_is_counted_once(told: dict[str, Any], kind: str) -> None:
     assert received == told["left"][kind] > 0
     assert kind == "plain" or received == FRAMES
     assert told["again"][kind] == [0, 0]
+
+
+def test_what_a_plain_socket_lays_down_as_frames_is_what_it_says_one_by_one(told: dict[str, Any]) -> None:
+    assert told["alike"] == [True] * (2 * 3 * 6)
