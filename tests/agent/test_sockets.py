@@ -55,4 +55,4 @@ def test_what_is_lost_is_counted_once(told: dict[str, Any], kind: str) -> None:
 
 
 def test_what_a_plain_socket_lays_down_as_frames_is_what_it_says_one_by_one(told: dict[str, Any]) -> None:
-    assert told["alike"] == [True] * (2 * 3 * 6)
+    assert told["alike"] == [True] * (3 * (6 + 4))
