@@ -71,7 +71,7 @@ class Events:
         except OSError as error:
             self._file = None
             if not isinstance(error, BrokenPipeError):
-                note(f"· no more --events: {error.strerror or error}")
+                note(f"· --events ends here: {error.strerror or error}; the capture goes on")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from probe.commands.cluster import (
     connected,
     duration_option,
 )
-from probe.errors import UsageError, os_error
+from probe.errors import UnavailableError, UsageError, os_error
 from probe.output import put
 
 if TYPE_CHECKING:
@@ -148,7 +148,13 @@ def _of_files(
 
     documents = read_documents(files)
     lister = FileLister(documents.items, selection.namespace)
-    return _report(lister, selection, given, codes, fail_on, (*documents.problems, *lister.problems))
+    unread = (*documents.problems, *lister.problems)
+    try:
+        return _report(lister, selection, given, codes, fail_on, unread)
+    except UnavailableError as error:
+        if not unread:
+            raise
+        raise UnavailableError(f"{error}; not all that was given could be read: {unread[0]}") from error
 
 
 def _report(

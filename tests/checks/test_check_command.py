@@ -89,6 +89,14 @@ def test_bad_options_say_what_to_write(wrong: Path) -> None:
     check(wrong, "--context", "x").complains(2, "-f reads files")
 
 
+def test_where_the_service_is_missing_what_could_not_be_read_is_said_too(tmp_path: Path) -> None:
+    """It may have stood there."""
+    (tmp_path / "web.yaml").write_text(
+        "kind: Service\nmetadata: {name: ingress-nginx-controller}\n spec: {\n"
+    )
+    check(tmp_path / "web.yaml").complains(5, "there is no Service", "web.yaml, document 1 is not YAML")
+
+
 def test_text_of_an_object_is_never_obeyed_by_a_terminal(tmp_path: Path) -> None:
     them = seed().annotate("load-balancer.hetzner.cloud/uses-proxyprotocol", "\x1b[31mtrue\x1b]0;x\x07")
     ending = check(them.written(tmp_path))

@@ -67,7 +67,8 @@ def test_a_full_disk_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     with events_to(Path("/dev/full")) as events:
         for _ in range(3):
             events.so_far(State("svc/web"))
-    assert capsys.readouterr().err == "· no more --events: No space left on device\n"
+    said = "· --events ends here: No space left on device; the capture goes on\n"
+    assert capsys.readouterr().err == said
 
 
 @values
