@@ -26,7 +26,7 @@ from typing import ClassVar, Self
 from daemonset import __version__
 from daemonset.confinement import ConfinementError, confine
 from daemonset.lifeline import Lifeline, Pull
-from daemonset.node.conntrack import ConntrackError, Drained, Events, snapshot
+from daemonset.node.conntrack import MOST_AT_ONCE, ConntrackError, Drained, Events, snapshot
 from daemonset.node.ruleset import ruleset
 from daemonset.node.tracers import Tracers
 from daemonset.observation import (
@@ -56,8 +56,10 @@ from daemonset.wire import Writer
 _TCP, _UDP = 6, 17
 _QUEUE_WITHOUT_RING = 32 << 20  # bytes
 _LAST_WORDS = 10.0  # seconds that a reader has at the end to take what still waits
-#: Seconds from one reading of conntrack's events to the next: each comes in a datagram of its own.
-NAT_PACE = 0.02
+#: Seconds from one reading of conntrack's events to the next: each comes in a datagram of its own. The second where the
+#: kernel granted room for tens of thousands.
+NAT_PACE, _EASY_NAT_PACE = 0.02, 0.1
+_MUCH_ROOM = 8 << 20  # bytes
 _SAMPLE_PACE = 0.5  # seconds from one drain to the next, at most
 _NAT_WAITS = (
     1.0  # seconds until a NAT record of a sampled capture is looked at: by then its SYN has been read
@@ -358,7 +360,7 @@ class Capture:
 
     def _read_events(self, stream: Stream, events: Events) -> bool:
         """Whether there was anything."""
-        self._events_due = time.monotonic() + NAT_PACE
+        self._events_due = time.monotonic() + (_EASY_NAT_PACE if events.granted >= _MUCH_ROOM else NAT_PACE)
         try:
             drained = events.read()
         except ConntrackError as error:
@@ -366,6 +368,8 @@ class Capture:
             events.close()
             self._events = None
             return False
+        if len(drained.rows) >= MOST_AT_ONCE * NAT.size:
+            self._events_due = 0.0
         stream.nat(drained._replace(rows=self._of_our_ports(drained.rows)))
         return bool(drained.rows)
 

@@ -141,6 +141,10 @@ _SO_RCVBUFFORCE = 33
 _DATAGRAM = 1 << 17  # the kernel fills at most 32 KiB of a dump at a time
 
 
+#: Datagrams of events that one reading takes; more wait for the next.
+MOST_AT_ONCE = 4096
+
+
 class Drained(NamedTuple):
     """Rows, and the hole in them if there is one."""
 
@@ -216,7 +220,7 @@ class Events:
         """Leave the groups and close the socket."""
         self._socket.close()
 
-    def read(self, most: int = 4096) -> Drained:
+    def read(self, most: int = MOST_AT_ONCE) -> Drained:
         """What waits, at most `most` datagrams of it; never blocks.
 
         When the kernel had to drop events since the last call (ENOBUFS), or sent some that could not be read,
