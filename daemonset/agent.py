@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         topology.load()  # while everything may be read that root may read
     except ImportError as error:
-        return _complain(f"{error}: install client-ip-probe[agent]", NOT_ALLOWED)
+        return _complain(f"the package {error.name} is not here; install client-ip-probe[agent]", NOT_ALLOWED)
     try:
         return _keep(arguments) if arguments.once else _stream(arguments)
     except PermissionError as error:

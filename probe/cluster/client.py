@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import ssl
 import threading
@@ -374,13 +375,21 @@ class Api:
         return rest.pool_manager, options
 
     def _unreachable(self, error: Exception) -> UnreachableError:
-        why = str(error) or "it does not answer in time"
+        why = _why(error) or "it does not answer in time"
         if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
             what = f"the certificate or TLS of the cluster's API server {self.server} is not accepted"
             return UnreachableError(f"{what}: {why}; check certificate-authority in the kubeconfig")
         return UnreachableError(
             f"the cluster's API server {self.server} cannot be reached: {why}; check the network, and --context"
         )
+
+
+def _why(error: Exception) -> str:
+    """Why a connection was not made or broke, in the system's words; "" where there are none."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+        return os.strerror(cause.errno)
+    return (cause.strerror if isinstance(cause, OSError) else None) or str(error)
 
 
 _VERSION = Resource("v1", "the server's version", "", namespaced=False)

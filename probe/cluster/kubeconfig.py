@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -124,7 +125,8 @@ class FileAccess:
                 f"{error.filename or self.paths}, of the kubeconfig, cannot be read: {error.strerror}; check the path"
             ) from error
         if told.texts and "BearerToken" not in configuration.api_key and configuration.cert_file is None:
-            raise UnavailableError(f"the kubeconfig's way to log in failed: {told.texts[0]}; log in again")
+            said = re.sub(r"\[Errno \d+\] ", "", told.texts[0])
+            raise UnavailableError(f"the kubeconfig's way to log in failed: {said}; log in again")
         return configuration
 
 

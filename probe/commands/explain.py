@@ -29,5 +29,7 @@ def explain(
     if found is None:
         near = difflib.get_close_matches(code.upper(), CATALOGUE, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"there is no finding {code}; {hint}`probe explain` lists all of them")
+        raise UsageError(
+            f"there is no finding {code or 'of that name'}; {hint}`probe explain` lists all of them"
+        )
     put(definition_text(found, sys.stdout))
