@@ -247,13 +247,15 @@ class Stage:
         """One load with one kind of watcher. `extra`: options for agents."""
         start = {"nobody": self._nobody, "agents": self._agents, "tcpdump": self._tcpdumps}[who]
         watchers = start(*extra)
-        time.sleep(_SETTLE)
-        before = [cpu(watcher.pid) for watcher in watchers]
-        told = self._load(rate, SECONDS, bulk)
-        time.sleep(_SETTLE)
-        used = tuple(cpu(watcher.pid) - start for watcher, start in zip(watchers, before, strict=True))
-        for watcher in watchers:
-            watcher.process.terminate()
+        try:
+            time.sleep(_SETTLE)
+            before = [cpu(watcher.pid) for watcher in watchers]
+            told = self._load(rate, SECONDS, bulk)
+            time.sleep(_SETTLE)
+            used = tuple(cpu(watcher.pid) - start for watcher, start in zip(watchers, before, strict=True))
+        finally:  # they are no processes of the lab's, and would outlive it
+            for watcher in watchers:
+                watcher.process.terminate()
         for watcher in watchers:
             watcher.process.wait(_PATIENCE)
         failed = told["failed"]
