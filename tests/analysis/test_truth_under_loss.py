@@ -17,8 +17,8 @@ from analysis.facts import Facts
 from analysis.recording import Recording
 from analysis.report import Report, Verdict
 from probe.objects import facts_from_objects
-from prove.degrading import lessened, without
-from prove.verdicts import NO_TRUTH, Name, another
+from prove.degrading import HARMS, lessened, without
+from prove.verdicts import NO_TRUTH, Name, another, settled
 from tests.analysis.captures import load_flow
 from tests.analysis.story import Story, cluster
 from tests.analysis.test_chain import CHAIN_STORIES, shared_connection
@@ -119,3 +119,16 @@ def test_any_subset_of_a_told_recording_keeps_its_verdict_or_doubts_it(
     assert_never_another(
         analyze(recording, facts), analyze(partial, facts), truth=UNKNOWN_PROXIES.get(name, {})
     )
+
+
+@pytest.mark.parametrize(
+    "harm", ["packets doubled", "any order", "clocks off by up to 5 s", "clocks stepped by up to 5 s"]
+)
+def test_what_takes_nothing_away_costs_no_verdict(harm: str) -> None:
+    """Where a clock is put right while packets are captured, something may be in doubt; nothing may be another."""
+    for name, (recording, facts) in TOLD.items():
+        full = analyze(recording, facts)
+        partial = analyze(*HARMS[harm](recording, facts, random.Random(name)))
+        assert_never_another(full, partial)
+        if "stepped" not in harm:
+            assert settled(partial) == settled(full), name
