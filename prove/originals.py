@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,6 +37,11 @@ class Original:
         frozenset()
     )  # true of connections without a client, though the whole leaves it open
 
+    @cached_property
+    def whole(self) -> Report:
+        """What is said where nothing is degraded."""
+        return self.judged(self.recording, self.facts)
+
     def judged(self, recording: Recording, facts: Facts) -> Report:
         """What becomes of a part of it."""
         meta = self.meta
@@ -53,12 +59,14 @@ def recorded(evidence: Path) -> Iterator[Original]:
             # Where endpoints came and went, a node had none for a while and dropped: its health checks say so. The
             # cluster's objects are of another moment, so that the whole cannot tell, and objects forgotten can.
             watched = any(folder.glob("healthcheck-*.jsonl"))
-            yield Original(
+            original = Original(
                 f"{table.parent.name}/{folder.name}",
                 load_flow(folder),
                 facts,
                 nobodys=frozenset({Verdict.BLACKHOLED}) if watched else frozenset(),
             )
+            _ = original.whole  # once, and not by each process that degrades it
+            yield original
 
 
 def played(
@@ -92,7 +100,6 @@ def _original(wanted: tuple[str, ProxyMode], keep: Path) -> Original | None:
         for answer in session.meta.answers
     }
     original = Original(f"{name}, {mode}", session.recording, session.facts, session.meta, truth)
-    whole = original.judged(session.recording, session.facts)
-    if any("SIP313" in journey.findings for journey in whole.journeys):
+    if any("SIP313" in journey.findings for journey in original.whole.journeys):
         return None  # a balancer whose header lies is believed where nothing is left to contradict it
     return original

@@ -51,7 +51,7 @@ class Count:
 def tried(original: Original, harm: str, rounds: int) -> Count:
     """Degrade one session `rounds` times in one way."""
     count = Count()
-    full = original.judged(original.recording, original.facts)
+    full = original.whole
     for number in range(rounds):
         dice = random.Random(f"{original.name}/{harm}/{number}")  # noqa: S311 - to be made again
         where = f"{original.name}, {harm}, draw {number}"
