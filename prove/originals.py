@@ -23,6 +23,10 @@ from probe.session import load
 from prove.verdicts import Name
 from tests.analysis.captures import load_flow
 
+#: Where endpoints came and went, a node had none for a while and dropped. The cluster's objects are of another moment,
+#: so that the whole cannot tell; one that forgets the right endpoints can.
+DRAINED = frozenset({Verdict.BLACKHOLED})
+
 
 @dataclass(frozen=True)
 class Original:
@@ -33,9 +37,7 @@ class Original:
     facts: Facts
     meta: Meta = field(default_factory=Meta)
     truth: Mapping[Name, Verdict] = field(default_factory=dict)
-    nobodys: frozenset[Verdict] = (
-        frozenset()
-    )  # true of connections without a client, though the whole leaves it open
+    left_open: frozenset[Verdict] = frozenset()  # what besides may be true of what the whole leaves open
 
     @cached_property
     def whole(self) -> Report:
@@ -56,14 +58,12 @@ def recorded(evidence: Path) -> Iterator[Original]:
     for table in sorted(evidence.glob("*/objects.json")):
         facts = facts_from_objects(json.loads(table.read_text(encoding="utf-8")))
         for folder in sorted(path for path in table.parent.iterdir() if any(path.glob("*.pcap"))):
-            # Where endpoints came and went, a node had none for a while and dropped: its health checks say so. The
-            # cluster's objects are of another moment, so that the whole cannot tell, and objects forgotten can.
             watched = any(folder.glob("healthcheck-*.jsonl"))
             original = Original(
                 f"{table.parent.name}/{folder.name}",
                 load_flow(folder),
                 facts,
-                nobodys=frozenset({Verdict.BLACKHOLED}) if watched else frozenset(),
+                left_open=DRAINED if watched else frozenset(),
             )
             _ = original.whole  # once, and not by each process that degrades it
             yield original
@@ -99,7 +99,8 @@ def _original(wanted: tuple[str, ProxyMode], keep: Path) -> Original | None:
         )
         for answer in session.meta.answers
     }
-    original = Original(f"{name}, {mode}", session.recording, session.facts, session.meta, truth)
+    open_ = DRAINED if session.meta.changes else frozenset()
+    original = Original(f"{name}, {mode}", session.recording, session.facts, session.meta, truth, open_)
     if any("SIP313" in journey.findings for journey in original.whole.journeys):
         return None  # a balancer whose header lies is believed where nothing is left to contradict it
     return original

@@ -65,7 +65,7 @@ def tried(original: Original, harm: str, rounds: int) -> Count:
         count.conclusive += min(settled(partial), settled(full))
         count.wrong += [
             f"{where}: {journey.client} {journey.verdict}, {journey.reason}"
-            for journey in another(full, partial, truth=original.truth, nobodys=original.nobodys)
+            for journey in another(full, partial, truth=original.truth, left_open=original.left_open)
         ]
     return count
 

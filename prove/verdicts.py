@@ -19,20 +19,22 @@ def another(
     partial: Report,
     unless: frozenset[str] = frozenset(),
     truth: Mapping[Name, Verdict] = NO_TRUTH,
-    nobodys: frozenset[Verdict] = frozenset(),
+    left_open: frozenset[Verdict] = frozenset(),
 ) -> Iterator[Journey]:
     """The journeys of `partial` whose verdict is none of the same client's in `full`, or inconclusive without a reason.
 
     `truth` is what is known of clients by how things were built, where `full` may leave it open. Journeys of clients
-    that have one of the codes `unless` in `full` may be any. `nobodys`: what is true of connections whose client nobody
-    can name, besides what `full` says of any.
+    that have one of the codes `unless` in `full` may be any. `left_open`: what besides may come of
+    journeys that `full` leaves open.
     """
     known: dict[Name, set[Verdict]] = defaultdict(set, {name: {verdict} for name, verdict in truth.items()})
     free = set()
     for journey in full.journeys:
         if journey.client:
             name = (journey.client.address, journey.client.port)
-            known[name].add(journey.verdict)
+            known[name] |= {journey.verdict} | (
+                left_open if journey.verdict is Verdict.INCONCLUSIVE else set()
+            )
             if unless & set(journey.findings):
                 free.add(name)
     verdicts = {journey.verdict for journey in full.journeys}
@@ -42,7 +44,7 @@ def another(
                 yield journey
             continue
         who = (journey.client.address, journey.client.port) if journey.client else None
-        allowed = verdicts | nobodys if who is None else known[who]
+        allowed = verdicts | left_open if who is None else known[who]
         if who not in free and journey.verdict not in allowed:
             yield journey
 
