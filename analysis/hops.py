@@ -88,7 +88,11 @@ def _each_state_once(steps: list[Step]) -> list[Step]:
     if len(runs) == len(states):
         return steps
     asked = {step.addresses for step in steps if step.frontend}
-    states.sort(key=lambda state: state not in asked)  # stable: what still asks for an endpoint comes first
+    begun = {step.addresses for step in steps if step.kind is TapKind.CLIENT}
+    if not begun - asked:  # what a client itself was seen to send is the beginning, whatever it asks for
+        states.sort(
+            key=lambda state: state not in asked
+        )  # stable: what still asks for an endpoint comes first
     result: list[Step] = []
     for state in states:
         here = [step for step in steps if step.addresses == state]

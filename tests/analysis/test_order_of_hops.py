@@ -1,0 +1,47 @@
+"""Steps come in the order of translations, and what a client itself was seen to send is their beginning."""
+
+from __future__ import annotations
+
+from analysis.addresses import Target, TargetKind
+from analysis.facts import Service
+from analysis.hops import Step, _each_state_once
+from analysis.legs import FourTuple
+from daemonset.observation import TapKind, Tunnel
+
+CLIENT, NODE, POD, SERVICE, ENDPOINT = range(5)
+
+#: A pod that balances: a client calls its node, the pod asks the Service in its own name, the Service has an endpoint.
+TO_NODE = FourTuple(CLIENT, 4000, NODE, 80)
+TO_POD = FourTuple(CLIENT, 4000, POD, 80)
+TO_SERVICE = FourTuple(POD, 4000, SERVICE, 80)
+TO_ENDPOINT = FourTuple(POD, 4000, ENDPOINT, 8080)
+
+
+def step(place: str, kind: TapKind | None, addresses: FourTuple) -> Step:
+    frontend = Target(Service("default", "web"), TargetKind.CLUSTER_IP, "http")
+    target = frontend if addresses == TO_SERVICE else None
+    return Step(place, kind, None, addresses, target, 0, Tunnel.NONE, None)
+
+
+def test_a_balancing_pod_does_not_begin_what_a_client_was_seen_to_begin() -> None:
+    """The node's clock was put right meanwhile, and nobody said that the pod balances."""
+    steps = [
+        step("client1", TapKind.CLIENT, TO_NODE),
+        step("node1", TapKind.POD, TO_SERVICE),
+        step("node1", TapKind.NIC, TO_NODE),
+        step("node1", TapKind.POD, TO_POD),
+        step("node1", TapKind.NIC, TO_ENDPOINT),
+    ]
+    ordered = _each_state_once(steps)
+    assert ordered[0].kind is TapKind.CLIENT
+    assert ordered[-1].addresses == TO_ENDPOINT
+
+
+def test_what_asks_for_an_endpoint_begins_where_nobody_saw_the_client() -> None:
+    steps = [
+        step("node1", TapKind.NIC, TO_ENDPOINT),
+        step("node2", TapKind.NIC, TO_SERVICE),
+        step("node2", TapKind.NIC, TO_ENDPOINT),
+        step("node1", TapKind.POD, TO_SERVICE),
+    ]
+    assert _each_state_once(steps)[0].addresses == TO_SERVICE
