@@ -13,18 +13,9 @@ from dataclasses import dataclass, replace
 import duckdb
 import msgspec
 
-from analysis.addresses import AddressBook
 from analysis.asked import Asked
-from analysis.clients import EVERYBODY, Clients
-from analysis.corroboration import Corroboration
-from analysis.facts import Facts, Service
-from analysis.forgery import forgeries_of
-from analysis.health.changes import EndpointChange
-from analysis.health.judge import codes_of
-from analysis.health.own import NONE_OWN, OwnChecks
-from analysis.health.watching import watched_of
-from analysis.ingress import IngressFacts, IngressRecord
-from analysis.journeys import (
+from analysis.chain.clients import EVERYBODY, Clients
+from analysis.chain.journeys import (
     Given,
     Selection,
     health_ports,
@@ -32,16 +23,25 @@ from analysis.journeys import (
     select,
     suspect_all_who_name_others,
 )
-from analysis.judging import Context, Judge
-from analysis.knowledge import Coverage
-from analysis.legs import LegStore
-from analysis.likeness import Heads, Likeness
-from analysis.mismatch import Habits
+from analysis.chain.strangers import Strangers
+from analysis.engine.legs import LegStore
+from analysis.engine.likeness import Heads, Likeness
+from analysis.engine.shapes import Classify, Shape
+from analysis.facts import Facts, Service
+from analysis.health.changes import EndpointChange
+from analysis.health.judge import codes_of
+from analysis.health.own import NONE_OWN, OwnChecks
+from analysis.health.watching import watched_of
+from analysis.hops.addresses import AddressBook
+from analysis.ingress import IngressFacts, IngressRecord
+from analysis.judging.corroboration import Corroboration
+from analysis.judging.forgery import forgeries_of
+from analysis.judging.knowledge import Coverage
+from analysis.judging.mismatch import Habits
+from analysis.judging.outcomes import Context, Judge
 from analysis.recording import Recording
 from analysis.report import Capture, Journey, Path, Report, Summary, Verdict
-from analysis.rule_hits import RuleBook, counted_rules
-from analysis.shapes import Classify, Shape
-from analysis.strangers import Strangers
+from analysis.rules.hits import RuleBook, counted_rules
 from analysis.telling import findings_of, journey_of, stranded
 
 JOURNEYS_TOLD = 5_000

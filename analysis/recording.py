@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from analysis.gathering import Gathered, Rows
+from analysis.engine.gathering import Gathered, Rows
 from daemonset.observation import (
     NAT,
     PACKET,

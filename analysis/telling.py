@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from analysis import paths
-from analysis.addresses import PROTOCOL_NAMES, PROTOCOLS, AddressBook, text
-from analysis.blame import CODES, Mechanism
-from analysis.claims import address_in
-from analysis.display_filter import display_filter
-from analysis.findings import CATALOGUE
-from analysis.judging import Context, Outcome
-from analysis.knowledge import delivered, speaks_for_others
-from analysis.mismatch import Reaction, reaction
+from analysis.catalogue.findings import CATALOGUE
+from analysis.chain.claims import address_in
+from analysis.chain.trips import Connection, Trip, Word
+from analysis.hops import hops
+from analysis.hops.addresses import PROTOCOL_NAMES, PROTOCOLS, AddressBook, text
+from analysis.hops.display_filter import display_filter
+from analysis.judging.blame import CODES, Mechanism
+from analysis.judging.knowledge import delivered, speaks_for_others
+from analysis.judging.mismatch import Reaction, reaction
+from analysis.judging.outcomes import Context, Outcome
+from analysis.judging.verdict import Carried, Header, Named
 from analysis.recording import Recording
 from analysis.report import Capture, Client, Finding, Hop, Journey, Severity, Snat, Verdict
-from analysis.rule_blame import ends_at, told
-from analysis.trips import Connection, Trip, Word
-from analysis.verdict import Carried, Header, Named
+from analysis.rules.blame import ends_at, told
 
 #: Findings that other faults would look like as well, as long as no configuration or log speaks for them.
 AMBIGUOUS = frozenset({"SIP302", "SIP307", "SIP308", "SIP309", "SIP310", "SIP312"})
@@ -33,10 +33,10 @@ def journey_of(outcome: Outcome, context: Context) -> Journey:
     connection, trip = outcome.connection, outcome.connection.trip
     taps = context.recording.taps
     kept = trip.target.service.key if trip.target else None
-    walked = paths.hops(connection, taps, context.book)
+    walked = hops.hops(connection, taps, context.book)
     protocol = PROTOCOL_NAMES.get(trip.leg.protocol, str(trip.leg.protocol))
     if (end := ends_at(trip, context.rules)) is not None:
-        walked += (paths.ended(walked[-1], end),)
+        walked += (hops.ended(walked[-1], end),)
     return Journey(
         id="",
         protocol=protocol,
@@ -45,9 +45,9 @@ def journey_of(outcome: Outcome, context: Context) -> Journey:
         confidence=_confidence(outcome),
         seen_by_app=_seen_by_app(outcome, context),
         hops=walked,
-        snat=paths.replacements(outcome.blames) + _hidden_snat(outcome),
-        cross_node=paths.crossing(trip, taps, context.recording.topologies, context.book),
-        proxy_protocol=paths.proxy_protocol(trip),
+        snat=hops.replacements(outcome.blames) + _hidden_snat(outcome),
+        cross_node=hops.crossing(trip, taps, context.recording.topologies, context.book),
+        proxy_protocol=hops.proxy_protocol(trip),
         findings=outcome.codes,
         service=kept,
         reason=outcome.judgement.reason,
@@ -134,8 +134,8 @@ def _hidden_snat(outcome: Outcome) -> tuple[Snat, ...]:
     return (
         Snat(
             node=connection.owner.node or (first.place if first.kind and first.kind.value == "lb" else None),
-            from_=paths.source_text(before) if before else "",
-            to=paths.source_text(first),
+            from_=hops.source_text(before) if before else "",
+            to=hops.source_text(first),
             mechanism=mechanism,
         ),
     )
@@ -154,7 +154,7 @@ def stranded(trip: Trip, context: Context) -> Journey:
     first = trip.steps[0].addresses
     connection = Connection(trip, (), context.book.owner(trip.source))
     protocol = PROTOCOL_NAMES.get(trip.leg.protocol, str(trip.leg.protocol))
-    walked = paths.hops(connection, context.recording.taps, context.book)
+    walked = hops.hops(connection, context.recording.taps, context.book)
     return Journey(
         id="",
         protocol=protocol,

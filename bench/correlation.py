@@ -19,15 +19,15 @@ from typing import NamedTuple
 import duckdb
 import numpy as np
 
-from analysis.addresses import EXACT_TAPS
-from analysis.gathering import pieces
-from analysis.joining import join
-from analysis.load import load
+from analysis.engine.gathering import pieces
+from analysis.engine.joining import join
+from analysis.engine.load import load
+from analysis.hops.addresses import EXACT_TAPS
 from analysis.recording import Recording
 from bench.row import Row, interleaved, skipped
 from daemonset.observation import Bye, Hello, Ready, Taps
 from daemonset.wire import Writer
-from probe.folder import Meta, SessionFolder
+from probe.sessions.folder import Meta, SessionFolder
 from tests.analysis.story import Story, cluster
 from tests.analysis.test_scale import repeated
 from tests.analysis.test_stories import REMOTE

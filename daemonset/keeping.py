@@ -1,6 +1,6 @@
 """The folder of a session, as far as a node by itself can write one: its index, and the stream of one place.
 
-`probe/folder.py` says what else may be in such a folder and when it may be believed; what both write is here.
+`probe/sessions/folder.py` says what else may be in such a folder and when it may be believed; what both write is here.
 """
 
 from __future__ import annotations

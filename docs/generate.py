@@ -26,12 +26,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from analysis.findings import CATALOGUE
-from analysis.pictures import picture
+from analysis.catalogue.findings import CATALOGUE
+from analysis.catalogue.pictures import picture
 from analysis.report import Capture, Report, Severity, Summary, Verdict
 from probe.lab import list_scenarios, load_scenario
 from probe.render.live import Found, Seen, State, draw
-from probe.render.metrics import PREFIX, to_metrics
+from probe.render.machines.metrics import PREFIX, to_metrics
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXAMPLES = REPOSITORY / "docs" / "examples"

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mkdocs.structure.files import File
 
-from analysis.findings import CATALOGUE
+from analysis.catalogue.findings import CATALOGUE
 from docs.generate import finding_page
 
 if TYPE_CHECKING:

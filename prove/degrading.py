@@ -20,7 +20,8 @@ from analysis.recording import Recording
 MILLISECOND = 1_000_000  # ns
 SECOND = 1_000_000_000
 
-#: ns by which a node's clock may be wrong here. Beyond a minute two nodes' views of a leg are two legs (analysis.legs).
+#: ns by which a node's clock may be wrong here. Beyond a minute two nodes' views of a leg are two legs
+#: (analysis.engine.legs).
 CLOCK_OFF = 5 * SECOND
 
 #: What is done to a recording and to what the cluster says of itself.

@@ -15,11 +15,11 @@ from analysis.analyze import analyze
 from analysis.facts import Facts
 from analysis.recording import Recording
 from analysis.report import Report, Verdict
-from probe.folder import Meta
 from probe.lab import ProxyMode, load_scenario
 from probe.objects import facts_from_objects
-from probe.play import play
-from probe.session import load
+from probe.playing.play import play
+from probe.sessions.folder import Meta
+from probe.sessions.session import load
 from prove.verdicts import Name
 from tests.analysis.captures import load_flow
 

@@ -6,7 +6,7 @@ believes · 75x whom the application believes · 76x datapaths · 77x how pods b
 
 from __future__ import annotations
 
-from analysis.definition import Definition
+from analysis.catalogue.definition import Definition
 from analysis.report import Severity
 
 DEFINITIONS = (

@@ -8,8 +8,8 @@ from analysis.checks.case import Case, Party
 from analysis.checks.providers import ip_targets, keeps_client, sends_proxy
 from analysis.checks.result import Result, fine, found, not_checked, not_needed
 from analysis.checks.words import POLICY, annotate, helm, listed, patch_service, service_name
-from analysis.expectation import Source, source_expected
 from analysis.facts import Facts, Policy, Service
+from analysis.judging.expectation import Source, source_expected
 
 
 def policy(case: Case) -> list[Result]:

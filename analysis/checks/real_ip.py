@@ -9,9 +9,9 @@ from analysis.checks.providers import PASSING, reads_http, sends_proxy
 from analysis.checks.proxying import configmap
 from analysis.checks.result import Result, fine, found, not_checked, not_needed
 from analysis.checks.words import listed, patch, service_name
-from analysis.expectation import Source, source_expected
 from analysis.facts import Policy
 from analysis.ingress import Kind, Listener
+from analysis.judging.expectation import Source, source_expected
 from analysis.trust.inspection import lists
 from analysis.trust.model import Arrival, Claim, IngressNginx, NginxRealIp, TrustError
 from analysis.trust.overtrust import FORGED, overtrust

@@ -17,9 +17,9 @@ from analysis.checks.case import Case
 from analysis.checks.providers import ip_targets, reads_http, sends_proxy
 from analysis.checks.result import Sight
 from analysis.checks.spread import eligible, placed
-from analysis.expectation import Source, source_expected, usable
 from analysis.facts import Endpoint, Facts, Node, Policy, Service
-from analysis.origin import told_apart
+from analysis.hops.origin import told_apart
+from analysis.judging.expectation import Source, source_expected, usable
 
 #: Most nodes that get rows of their own.
 MOST_NODES = 1000

@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from analysis.checks.case import Budget, Case, Workload
 from analysis.checks.result import Result, Share, fine, found, not_checked, not_needed
 from analysis.checks.words import BUDGET, REPLICAS, helm, listed, patch, patch_pods, workload_name
-from analysis.expectation import usable
 from analysis.facts import Endpoint, Node, Policy
+from analysis.judging.expectation import usable
 
 HOSTNAME = "kubernetes.io/hostname"
 ZONE = "topology.kubernetes.io/zone"

@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis.addresses import AddressBook, OwnerKind
-from analysis.journeys import Selection
-from analysis.legs import Leg
-from analysis.trips import Trip
+from analysis.chain.journeys import Selection
+from analysis.chain.trips import Trip
+from analysis.engine.legs import Leg
+from analysis.hops.addresses import AddressBook, OwnerKind
 from daemonset.observation import Tap, TapKind
 
 SECOND = 1_000_000_000

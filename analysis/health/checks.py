@@ -14,13 +14,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from analysis.addresses import AddressBook, OwnerKind, text
+from analysis.chain.journeys import KUBE_PROXY_HEALTHZ, Selection
+from analysis.chain.trips import Trip
 from analysis.facts import Service
 from analysis.health.arrivals import SECOND, Arrivals, Outcome, entry_node, outcome_of, status_of
 from analysis.health.own import OwnChecks
 from analysis.health.result import Checker
-from analysis.journeys import KUBE_PROXY_HEALTHZ, Selection
-from analysis.trips import Trip
+from analysis.hops.addresses import AddressBook, OwnerKind, text
 from daemonset.observation import HealthAnswer, Payload
 
 #: Two that asked a node within so many ns of each other may have been answered in the other order.

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from analysis.addresses import text
 from analysis.facts import Policy
 from analysis.health.arrivals import Arrival, Outcome
 from analysis.health.checks import Asked, Check
 from analysis.health.result import Checker, NodeHealth, Outage
 from analysis.health.watching import Watched
+from analysis.hops.addresses import text
 
 #: Refusals after which a balancer that goes on sending is not slow but does not listen. Balancers take 2 to 10 in a
 #: row (AWS: unhealthy threshold up to 10).

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from analysis.addresses import text
 from analysis.health.arrivals import SECOND, Arrivals, Outcome
 from analysis.health.checks import Check
 from analysis.health.result import Outage
+from analysis.hops.addresses import text
 
 #: Clients of other nodes after the last one here, from which on the balancer counts as having stopped.
 ELSEWHERE = 5

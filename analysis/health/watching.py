@@ -14,16 +14,16 @@ from dataclasses import dataclass
 
 import msgspec
 
-from analysis.addresses import AddressBook, OwnerKind
+from analysis.chain.journeys import KUBE_PROXY_HEALTHZ, Selection
+from analysis.engine.gathering import pieces
 from analysis.facts import Facts, Service
-from analysis.gathering import pieces
 from analysis.health.arrivals import SECOND, Arrival, Arrivals, Outcome
 from analysis.health.changes import EndpointChange
 from analysis.health.checks import Asked, Check, checkers_of, checks_of, own_checks, without_ours
 from analysis.health.outages import Node, outages_of
 from analysis.health.own import NONE_OWN, OwnChecks
 from analysis.health.result import Event, Health, NodeHealth, Outage
-from analysis.journeys import KUBE_PROXY_HEALTHZ, Selection
+from analysis.hops.addresses import AddressBook, OwnerKind
 from analysis.recording import Recording
 
 

@@ -15,15 +15,15 @@ import msgspec
 import numpy as np
 
 from analysis.asked import Asked
+from analysis.engine.gathering import Rows
 from analysis.facts import Facts
-from analysis.gathering import Rows
 from analysis.ingress import Application, IngressRecord, LogEntry
 from analysis.recording import Recording
 from daemonset.observation import NAT, PACKET, Head, HttpHead, Layout, ProxyHeader, TlsHello, Tlv
 from daemonset.wire import Frame, NatRows, PacketRows, RowBytes
 from probe.anonymous.addresses import Addresses
 from probe.anonymous.words import Words
-from probe.folder import Meta
+from probe.sessions.folder import Meta
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from daemonset.wire import Frame, NatRows, PacketRows, TruncatedError, WireError, Writer, read_stream
 from probe.anonymous.anonymizer import Anonymizer
 from probe.errors import UsageError, os_error
-from probe.folder import Meta, SessionFolder, read_meta, stream_path
+from probe.sessions.folder import Meta, SessionFolder, read_meta, stream_path
 
 
 def anonymize(folder: Path, target: Path, key: bytes) -> Meta:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from analysis.journeys import CHECKERS
-from analysis.onward import ECHO_PATHS
+from analysis.chain.journeys import CHECKERS
+from analysis.chain.onward import ECHO_PATHS
 
 #: Paths that are asked by machines; an analysis knows them by name.
 _PATHS = frozenset({"/", "*", "/healthz", "/livez", "/readyz", "/health", "/ping", *ECHO_PATHS})

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 
 from analysis.analyze import analyze
 from analysis.asked import Asked
-from analysis.clients import Clients
+from analysis.chain.clients import Clients
 from analysis.facts import Service
 from analysis.health.changes import EndpointChange
 from analysis.health.own import NONE_OWN, OwnChecks
@@ -42,10 +42,10 @@ from probe.cluster.selection import Selection
 from probe.cluster.so_far import SoFar, Subject
 from probe.cluster.timing import Clock
 from probe.errors import UnavailableError
-from probe.folder import Meta
-from probe.live import Board
-from probe.manifests import IMAGE, debug_pod, installation
-from probe.session import Session, Words, capture
+from probe.live.board import Board
+from probe.manifests.objects import IMAGE, debug_pod, installation
+from probe.sessions.folder import Meta
+from probe.sessions.session import Session, Words, capture
 
 #: Seconds to watch for, bytes of streams to take, and connections and packets in them. Judging takes some 400 bytes of
 #: memory for a packet, and heads of requests three times what they take in a stream, so these stay below 2 GiB.

@@ -17,7 +17,7 @@ from probe.cluster.client import Api, ApiError, ConflictError, NotFoundError, Un
 from probe.cluster.lister import AbsentError, ForbiddenError, Json
 from probe.cluster.resources import DAEMON_SETS, INSTALLABLE, NAMESPACES, PODS, Resource, resource_of
 from probe.errors import UnavailableError
-from probe.manifests import PROBE_LABELS, SESSION_LABEL
+from probe.manifests.objects import PROBE_LABELS, SESSION_LABEL
 
 #: Seconds that everything may take to go; and for which an API server that does not answer is asked again.
 GONE_WITHIN = 60.0

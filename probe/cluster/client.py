@@ -28,7 +28,7 @@ from probe.cluster.kubeconfig import Access, load_access
 from probe.cluster.lister import AbsentError, ForbiddenError, Json
 from probe.cluster.resources import Resource, resource_path
 from probe.errors import UnavailableError
-from probe.manifests import MAY_INSTALL, MAY_LOOK
+from probe.manifests.objects import MAY_INSTALL, MAY_LOOK
 
 #: Seconds for one request; for one handshake of a stream; and between two tries of a read.
 REQUEST_WITHIN = 30.0

@@ -15,7 +15,7 @@ from probe.cluster.kubeconfig import load_access
 from probe.cluster.resources import Resource
 from probe.doctor import Check
 from probe.errors import UnavailableError
-from probe.manifests import MAY_INSTALL, MAY_LOOK
+from probe.manifests.objects import MAY_INSTALL, MAY_LOOK
 from probe.render.escape import escape
 
 _REVIEWS = Resource(

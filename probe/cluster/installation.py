@@ -27,7 +27,7 @@ from probe.cluster.pods import (
 )
 from probe.cluster.resources import DAEMON_SETS, EVENTS, PODS, resource_of
 from probe.errors import UnavailableError
-from probe.manifests import PROBE_LABELS, SESSION_LABEL
+from probe.manifests.objects import PROBE_LABELS, SESSION_LABEL
 
 #: Seconds until all pods must run; and, when nothing changes any more, until those that do not are given up.
 WAIT = 120.0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from queue import Queue
 
 from analysis.analyze import analyze
-from analysis.clients import Clients
+from analysis.chain.clients import Clients
 from analysis.facts import Facts
 from analysis.health.changes import EndpointChange
 from analysis.health.own import NONE_OWN, OwnChecks
@@ -26,7 +26,7 @@ from daemonset.observation import PACKET
 from daemonset.wire import Frame, PacketRows
 from probe.cluster.timing import Clock
 from probe.render.escape import escape
-from probe.session import Pouring
+from probe.sessions.session import Pouring
 
 #: Packets beyond which there are no more verdicts before the end.
 MOST = 30_000

@@ -108,7 +108,7 @@ def analyze(
     from probe.agents.captures import parse_tap
     from probe.commands import inputs
     from probe.ingress import read_ingress
-    from probe.render.packets import Seen
+    from probe.render.wireshark.packets import Seen
 
     secret = key_option(anonymize, key)
     captures = [parse_tap(text) for text in tap or []]
@@ -134,7 +134,7 @@ def analyze(
             [],
         )
     from analysis.analyze import analyze as judge
-    from analysis.clients import Clients
+    from analysis.chain.clients import Clients
 
     report = judge(
         given.recording,

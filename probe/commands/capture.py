@@ -53,9 +53,9 @@ from probe.output import note, progress
 
 if TYPE_CHECKING:
     from analysis.ingress import IngressRecord
-    from probe.ask import Question
     from probe.cluster.capturing import Asking
-    from probe.session import Session
+    from probe.playing.ask import Question
+    from probe.sessions.session import Session
 
 #: Requests of each kind that one capture may send.
 MAX_COUNT = 500
@@ -239,8 +239,8 @@ def capture(
 
     probe capture --lab proxy-v2-ok --send http://balancer/debug/ip --spoof all
     """
-    from probe.folder import check_new
-    from probe.live_screen import check_tui
+    from probe.live.screen import check_tui
+    from probe.sessions.folder import check_new
 
     check_tui(tui)
     form, folder = split_output(output)
@@ -277,10 +277,10 @@ def capture(
     if chosen != _Chosen() or context is not None or kubeconfig is not None or dry_run or all_nodes:
         raise UsageError("--lab plays a scenario and knows no cluster; leave out what is said of one")
     from probe.lab import load_scenario
-    from probe.live_events import events_to
-    from probe.live_screen import live_view
-    from probe.play import play
-    from probe.render.packets import Seen
+    from probe.live.events import events_to
+    from probe.live.screen import live_view
+    from probe.playing.play import play
+    from probe.render.wireshark.packets import Seen
 
     scenario = load_scenario(lab)
     prepared = files.prepare()
@@ -360,9 +360,9 @@ def _on_cluster(
     selection = parse(chosen.target, chosen.namespace or "default", label=chosen.selector)
     with connected(kubeconfig, context) as api:
         from probe.cluster.capturing import Told, Wish, prepare, run
-        from probe.live_events import events_to
-        from probe.live_screen import live_view
-        from probe.render.packets import Seen
+        from probe.live.events import events_to
+        from probe.live.screen import live_view
+        from probe.render.wireshark.packets import Seen
 
         if chosen.namespace is None:
             selection = replace(selection, namespace=api.namespace)
@@ -407,7 +407,7 @@ def _on_cluster(
 
 def _tables(folder: Path, session: Session) -> None:
     """Put tables beside the streams that were recorded, and say where all of it is."""
-    from probe.parquet import write_tables
+    from probe.sessions.parquet import write_tables
 
     progress("writing tables")
     try:
@@ -443,7 +443,7 @@ def _question(send: str | None, count: int, spoof: list[str]) -> Question | None
             if given:
                 raise UsageError(f"{name} says what --send is to send; give --send URL too")
         return None
-    from probe.ask import Question
+    from probe.playing.ask import Question
     from probe.sending import check_spoof, parse_url
 
     check_spoof(spoof)

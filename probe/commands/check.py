@@ -176,7 +176,7 @@ def _report(
 
 def _finish(report: CheckReport, output: CheckFormat, junit: Path | None) -> None:
     """Write the answer and end with its exit code."""
-    from probe.render.checks_junit import to_junit
+    from probe.render.machines.checks_junit import to_junit
 
     if junit is not None:
         try:
@@ -188,10 +188,10 @@ def _finish(report: CheckReport, output: CheckFormat, junit: Path | None) -> Non
 
 
 def _written(report: CheckReport, output: CheckFormat) -> str:
-    from probe.render import machine
     from probe.render.checks import checks_text
-    from probe.render.checks_junit import to_junit
-    from probe.render.checks_sarif import to_sarif
+    from probe.render.machines import machine
+    from probe.render.machines.checks_junit import to_junit
+    from probe.render.machines.checks_sarif import to_sarif
 
     match output:
         case CheckFormat.JSON:

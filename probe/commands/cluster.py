@@ -81,7 +81,7 @@ def connected(kubeconfig: Path | None, context: str | None) -> Iterator[Api]:
 
 def print_objects(objects: Sequence[dict[str, Any]], output: Format) -> None:
     """Objects as kubectl reads them: YAML documents, or one JSON List."""
-    from probe import chart
+    from probe.manifests import chart
 
     put(
         chart.to_json(list(objects))

@@ -23,6 +23,6 @@ def decode(
     ] = False,
 ) -> None:
     """Decode PROXY protocol headers and say what is wrong with them."""
-    from probe.decode import run
+    from probe.decoding.decode import run
 
     raise typer.Exit(run(source, output, receivers=receivers))

@@ -77,9 +77,9 @@ def demo(
 
 def _single(name: str, proxy_mode: ProxyMode, keep: Path | None, output: Format, files: Prepared) -> None:
     from probe.lab import load_scenario
-    from probe.play import play
-    from probe.render.packets import Seen
+    from probe.playing.play import play
     from probe.render.scenarios import answers_text, story_text
+    from probe.render.wireshark.packets import Seen
 
     scenario = load_scenario(name)
     if output.for_people:
@@ -92,7 +92,7 @@ def _single(name: str, proxy_mode: ProxyMode, keep: Path | None, output: Format,
 
 def _tour(proxy_mode: ProxyMode, keep: Path | None, output: Format) -> None:
     from probe.lab import load_scenario
-    from probe.play import differences, play
+    from probe.playing.play import differences, play
     from probe.render.scenarios import answers_text, outcome_text, story_text, tour_end, tour_start
 
     put(tour_start(sys.stdout))

@@ -57,7 +57,7 @@ def doctor(
 
         put(diagnosis_text(told, sys.stdout))
     else:
-        from probe.render import machine
+        from probe.render.machines import machine
 
         match output:
             case Format.YAML:

@@ -19,7 +19,7 @@ def explain(
     ] = None,
 ) -> None:
     """Explain a finding: what it means, and how to mend it."""
-    from analysis.findings import CATALOGUE
+    from analysis.catalogue.findings import CATALOGUE
     from probe.render.catalogue import definition_text, list_text
 
     if code is None:

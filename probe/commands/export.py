@@ -56,7 +56,7 @@ def export(
         return
     if key is not None:
         raise UsageError("--key is for --anonymize; leave it out")
-    from probe.parquet import export as write
+    from probe.sessions.parquet import export as write
 
     for path in sessions:
         rows = write(path)

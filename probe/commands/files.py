@@ -23,7 +23,7 @@ from probe.output import give_stdout, note
 
 if TYPE_CHECKING:
     from analysis.report import Report
-    from probe.render.packets import Seen
+    from probe.render.wireshark.packets import Seen
 
 WriteOption = Annotated[
     str | None,
@@ -106,39 +106,39 @@ def _markdown(report: Report, _: Seen) -> str:
 
 
 def _junit(report: Report, _: Seen) -> str:
-    from probe.render.junit import to_junit
+    from probe.render.machines.junit import to_junit
 
     return to_junit(report)
 
 
 def _html(report: Report, seen: Seen) -> str:
-    from probe.render.evidence import Evidence
-    from probe.render.page import to_html
+    from probe.render.html.evidence import Evidence
+    from probe.render.html.page import to_html
 
     return to_html(report, Evidence(seen.recording))
 
 
 def _mermaid(report: Report, _: Seen) -> str:
-    from probe.render.mermaid import to_mermaid
+    from probe.render.machines.mermaid import to_mermaid
 
     return to_mermaid(report)
 
 
 def _dot(report: Report, _: Seen) -> str:
-    from probe.render.dot import to_dot
+    from probe.render.machines.dot import to_dot
 
     return to_dot(report)
 
 
 def _sarif(report: Report, _: Seen) -> str:
-    from probe.render.machine import to_json
-    from probe.render.sarif import to_sarif
+    from probe.render.machines.machine import to_json
+    from probe.render.machines.sarif import to_sarif
 
     return to_json(to_sarif(report)) + "\n"
 
 
 def _metrics(report: Report, _: Seen) -> str:
-    from probe.render.metrics import to_metrics
+    from probe.render.machines.metrics import to_metrics
 
     return to_metrics(report, time.time())
 
@@ -211,7 +211,7 @@ class Prepared:
     def _packets(self, report: Report, seen: Seen) -> None:
         from daemonset.taps.pcap import CaptureFileError
         from probe.agents.captures import capture_error
-        from probe.render.packets import write_packets
+        from probe.render.wireshark.packets import write_packets
 
         def write(file: BinaryIO) -> None:
             try:

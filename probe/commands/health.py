@@ -38,7 +38,7 @@ from probe.output import note, progress, put
 WATCHED = 300.0
 
 if TYPE_CHECKING:
-    from probe.health_report import HealthReport
+    from probe.health.report import HealthReport
 
 
 def health(
@@ -185,7 +185,7 @@ def health(
             "--watch needs agents to watch with; give svc/NAME without --from-here, or --lab SCENARIO"
         )
     if record is not None:
-        from probe.folder import check_new
+        from probe.sessions.folder import check_new
 
         check_new(record)
     if lab is not None:
@@ -223,7 +223,7 @@ class Chosen(NamedTuple):
 def on_cluster(target: str, chosen: Chosen, settle: float | None, watching: Watching) -> HealthReport:
     """Ask on the cluster that the kubeconfig leads to. Raises ProbeError."""
     from probe.cluster.selection import parse
-    from probe.health_report import with_asking
+    from probe.health.report import with_asking
 
     selection = parse(target, chosen.namespace or "default")
     with connected(chosen.kubeconfig, chosen.context) as api:
@@ -240,7 +240,7 @@ def on_cluster(target: str, chosen: Chosen, settle: float | None, watching: Watc
         seconds = SETTLE if settle is None else settle
         if watching.wanted:
             from probe.health.watch_cluster import watch
-            from probe.live_screen import live_view
+            from probe.live.screen import live_view
 
             duration = WATCHED if watching.seconds is None else watching.seconds
             wish = replace(wish, duration=duration, record=watching.record)
@@ -256,10 +256,10 @@ def on_cluster(target: str, chosen: Chosen, settle: float | None, watching: Watc
 def in_lab(name: str, proxy_mode: ProxyMode, settle: float | None, watching: Watching) -> HealthReport:
     """Ask in the lab, and watch what becomes of its requests. Raises ProbeError."""
     from probe.health.in_lab import SETTLE_IN_LAB, AskedInLab, WatchedInLab
-    from probe.health_report import about_health, with_asking
+    from probe.health.report import about_health, with_asking
     from probe.lab import load_scenario
-    from probe.live_screen import live_view
-    from probe.play import play
+    from probe.live.screen import live_view
+    from probe.playing.play import play
 
     seconds = SETTLE_IN_LAB if settle is None else settle
     asking = WatchedInLab(progress, note, seconds) if watching.wanted else AskedInLab(progress, seconds)
@@ -294,11 +294,11 @@ def of_record(
         )
     from analysis.analyze import analyze as judge
     from probe.commands import inputs
-    from probe.health_report import about_health
+    from probe.health.report import about_health
 
     recorded = inputs.recorded([Path(target)] if target else [], tap, objects, [])
     if watched is not None:
-        from probe.endpoint_changes import read_changes
+        from probe.health.endpoint_changes import read_changes
 
         recorded = replace(recorded, changes=read_changes(watched))
     wanted = inputs.known_service(service or recorded.service, recorded.facts)
@@ -326,7 +326,7 @@ def end_with(report: HealthReport, output: Format) -> NoReturn:
 
         put(to_text(report, sys.stdout, wide=output is Format.WIDE))
     else:
-        from probe.render import machine
+        from probe.render.machines import machine
 
         write = {Format.JSON: machine.to_json, Format.JSONL: machine.to_line, Format.YAML: machine.to_yaml}
         put(write[output](report))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from analysis.facts import Facts
     from analysis.health.changes import EndpointChange
     from analysis.recording import Recording
-    from probe.session import Session
+    from probe.sessions.session import Session
 
 
 _OBJECTS = "give what `kubectl get nodes,pods,services,endpointslices -A -o json` prints"
@@ -85,7 +85,7 @@ def with_balancers(facts: Facts, named: list[str]) -> Facts:
 
 
 def _from_sessions(paths: list[Path], objects: Path | None) -> Session:
-    from probe.together import load_together
+    from probe.sessions.together import load_together
 
     return load_together(paths, note, read_objects(objects) if objects is not None else None)
 

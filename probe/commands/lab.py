@@ -51,7 +51,7 @@ def run(
 ) -> None:
     """Play a scenario and hold what is seen against what must come of it; exit 0 when all is as expected."""
     from probe.lab import load_scenario
-    from probe.play import differences, play
+    from probe.playing.play import differences, play
     from probe.render.scenarios import outcome_text
 
     played = play(load_scenario(scenario), proxy_mode.value, progress=progress)

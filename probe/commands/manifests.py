@@ -12,7 +12,7 @@ from probe.errors import UsageError, os_error
 from probe.output import note, put
 
 if TYPE_CHECKING:
-    from probe.chart import Files
+    from probe.manifests.chart import Files
 
 
 class ManifestFormat(enum.StrEnum):
@@ -77,9 +77,9 @@ def manifests(
     ] = None,
 ) -> None:
     """Print what a standing installation places on a cluster; nothing is applied."""
-    from probe import chart
-    from probe.manifests import CONFIG_NAMESPACES, IMAGE, KUBERNETES, NAMESPACE, installation
-    from probe.manifests import roles as make_roles
+    from probe.manifests import chart
+    from probe.manifests.objects import CONFIG_NAMESPACES, IMAGE, KUBERNETES, NAMESPACE, installation
+    from probe.manifests.objects import roles as make_roles
 
     if helm is not None and kustomize is not None:
         raise UsageError("--helm and --kustomize are two forms of the same; give one of them")

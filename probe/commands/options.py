@@ -16,7 +16,7 @@ from probe.output import progress, put
 if TYPE_CHECKING:
     from analysis.report import Report
     from probe.commands.files import Prepared
-    from probe.render.packets import Seen
+    from probe.render.wireshark.packets import Seen
 
 
 class Format(enum.StrEnum):
@@ -189,7 +189,7 @@ def clients_option(texts: list[str] | None) -> tuple[str, ...]:
             ip_network(text, strict=False)
         except ValueError as error:
             raise UsageError(f"--from-ip {text!a} is no address; give ADDRESS or ADDRESS/LENGTH") from error
-    from analysis.clients import Clients
+    from analysis.chain.clients import Clients
 
     return Clients.of(dict.fromkeys(texts)).texts
 
@@ -201,7 +201,7 @@ def print_report(report: Report, output: Format) -> None:
 
         put(to_text(report, sys.stdout, wide=output is Format.WIDE))
         return
-    from probe.render import machine
+    from probe.render.machines import machine
 
     match output:
         case Format.JSONL:

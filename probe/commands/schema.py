@@ -27,7 +27,7 @@ def schema(
     ] = Kind.REPORT,
 ) -> None:
     """Print the JSON Schema of the report that `-o json` prints."""
-    from probe.render.machine import to_json
-    from probe.render.schema import health_schema, report_schema
+    from probe.render.machines.machine import to_json
+    from probe.render.machines.schema import health_schema, report_schema
 
     put(to_json(report_schema() if kind is Kind.REPORT else health_schema()))

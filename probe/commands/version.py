@@ -18,7 +18,7 @@ def version(output: OutputOption = Format.TABLE) -> None:
 
         put(versions_text(told, sys.stdout))
         return
-    from probe.render import machine
+    from probe.render.machines import machine
 
     match output:
         case Format.YAML:

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
+from analysis.chain.journeys import KUBE_PROXY_HEALTHZ
 from analysis.facts import Facts, Node, Policy, Service
 from analysis.health.checks import Asked
 from analysis.health.replies import AskedFrom, Reply
-from analysis.journeys import KUBE_PROXY_HEALTHZ
 from daemonset.node.health_port import Answered
 
 #: Nodes that are asked from the operator's side too, and addresses that are tried of each.

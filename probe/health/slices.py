@@ -18,8 +18,8 @@ from analysis.health.watching import ready_on
 from probe.cluster.client import Api, ApiError, GoneError, UnreachableError
 from probe.cluster.lister import ForbiddenError, Json
 from probe.cluster.resources import Resource
-from probe.endpoint_changes import EndpointState
 from probe.errors import ProbeError
+from probe.health.endpoint_changes import EndpointState
 
 SLICES = Resource("discovery.k8s.io/v1", "endpointslices", "EndpointSlice")
 SERVICE_LABEL = "kubernetes.io/service-name"

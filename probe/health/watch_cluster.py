@@ -29,12 +29,12 @@ from probe.errors import ProbeError
 from probe.health.answers import FIRST_WITHIN, Answers, Lines
 from probe.health.on_cluster import ask_there, lack, opened
 from probe.health.questions import Question, own_questions, ports_of
+from probe.health.report import HealthReport, about_health, with_asking
 from probe.health.rounds import Asked, command, read_answer
 from probe.health.slices import SliceWatch
 from probe.health.so_far import health_words
 from probe.health.telling import Telling
-from probe.health_report import HealthReport, about_health, with_asking
-from probe.live import Board
+from probe.live.board import Board
 
 #: Seconds from one question to a node's port to the next.
 EVERY = 1.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from analysis.findings import Definition
-from analysis.pictures import rows
+from analysis.catalogue.findings import Definition
+from analysis.catalogue.pictures import rows
 from probe.render.style import Paper
 
 #: Between the columns of a picture, and before its first.

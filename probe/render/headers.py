@@ -11,7 +11,7 @@ from probe.render.style import Paper
 
 if TYPE_CHECKING:
     from analysis.receivers import Reception
-    from probe.decode_answer import Answer, Seen
+    from probe.decoding.answer import Answer, Seen
 
 _LABEL = 14
 _VALUE_LIMIT = 64  # bytes of a value that has no meaning to show

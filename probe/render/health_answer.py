@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TextIO
 
 from analysis.report import Severity, Verdict
-from probe.health_report import HealthReport
+from probe.health.report import HealthReport
 from probe.render.health import print_health
 from probe.render.health_asking import print_asking
 from probe.render.style import Paper

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from analysis.claims import address_in
+from analysis.chain.claims import address_in
 from analysis.report import Hop, Journey
 
 #: Points that are no place on the way: what is said there, not what was seen.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from probe.lab import Answer, Result, Scenario
-from probe.play import Played
+from probe.playing.play import Played
 from probe.render.style import Paper, count
 
 

@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 import msgspec
 
 from analysis.asked import TOKEN_HEADER
-from analysis.forgery import PROXY_CLAIMS
+from analysis.judging.forgery import PROXY_CLAIMS
 from probe.errors import UsageError
 from probe.sending.target import is_address
 

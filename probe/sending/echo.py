@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from analysis.forgery import plain_address
+from analysis.judging.forgery import plain_address
 
 #: Fields by which echoes name the client, the one that says most about it first; without case, "_", "-", " ".
 FIELDS = (

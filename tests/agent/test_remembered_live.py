@@ -25,7 +25,7 @@ from daemonset.wire import NatRows, PacketRows, Reader
 from probe.agents.lab import LabSource
 from probe.errors import UnavailableError
 from probe.lab import PIPE, Lab, load_scenario
-from probe.play import differences, play
+from probe.playing.play import differences, play
 from tests.lab.here import why_not
 
 pytestmark = pytest.mark.lab
@@ -84,7 +84,7 @@ def test_the_verdict_is_the_one_that_the_scenario_is_built_for(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "probe.play.LabSource", lambda lab, *given, **more: LabSource(Outside(lab), *given, **more)
+        "probe.playing.play.LabSource", lambda lab, *given, **more: LabSource(Outside(lab), *given, **more)
     )
     try:
         scene = play(load_scenario(name), "iptables", progress=lambda _: None)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from analysis.analyze import analyze
-from analysis.counted_rules import CountedRules, FirstPacket, UnclearError, Way
 from analysis.report import Journey, Verdict
+from analysis.rules.counted_rules import CountedRules, FirstPacket, UnclearError, Way
 from daemonset.observation import CountedChain, CountedRule, Interface, RuleCounts, Topology
 from tests.analysis.story import NODES, PODS, Story, cluster
 

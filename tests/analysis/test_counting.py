@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from analysis import analyze as whole
-from analysis import judging
-from analysis.judging import Judge
+from analysis.judging import outcomes
+from analysis.judging.outcomes import Judge
 from analysis.report import Verdict
 from daemonset.observation import TcpFlag
 from probe.objects import facts_from_objects
@@ -167,14 +167,14 @@ def test_many_connections_behind_a_balancer_cost_as_many_verdicts_as_they_have_s
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = 0
-    original = judging.judge
+    original = outcomes.judge
 
-    def judged(known: judging.Known) -> judging.Judgement:
+    def judged(known: outcomes.Known) -> outcomes.Judgement:
         nonlocal calls
         calls += 1
         return original(known)
 
-    monkeypatch.setattr(judging, "judge", judged)
+    monkeypatch.setattr(outcomes, "judge", judged)
     story = Story(cluster("Local", balancer=LB))
     story.connection(BEHIND, data=v1(C) + HTTP)
     report = whole.analyze(repeated(story.recording(), 2_000), story.facts, limit=12)

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from analysis.analyze import analyze
+from analysis.catalogue.findings import CATALOGUE
 from analysis.checks.catalogue import BY_CODE as CHECKS
 from analysis.facts import Facts, Pod
-from analysis.findings import CATALOGUE
 from analysis.report import Report
 from daemonset.observation import RuleCounts, TcpFlag, Tracing
 from tests.analysis.rule_stories import MARK, MASQUERADE, Said, with_counts, with_rules, with_tracing
@@ -281,7 +281,7 @@ def test_the_story_leads_to_the_finding(code: str) -> None:
 
 @pytest.mark.parametrize("definition", CATALOGUE.values(), ids=lambda definition: definition.code)
 def test_a_definition_is_whole(definition: object) -> None:
-    from analysis.findings import Definition
+    from analysis.catalogue.findings import Definition
 
     assert isinstance(definition, Definition)
     assert re.fullmatch(r"SIP\d{3}", definition.code)

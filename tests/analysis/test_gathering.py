@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import gathering, interning
 from analysis.analyze import analyze
-from analysis.gathering import Columns, Gathered, pieces
-from analysis.interning import Interned
+from analysis.engine import gathering, interning
+from analysis.engine.gathering import Columns, Gathered, pieces
+from analysis.engine.interning import Interned
 from tests.analysis.story import Story, cluster
 from tests.analysis.test_scale import repeated
 from tests.analysis.test_stories import REMOTE
@@ -49,7 +49,7 @@ def test_a_folder_for_temporary_files_without_room_is_said(monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(gathering, "MOST_IN_MEMORY", 0)
-    monkeypatch.setattr("analysis.gathering.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("analysis.engine.gathering.tempfile.TemporaryFile", full)
     with pytest.raises(MemoryError, match=r"No space left on device$"):
         Gathered(np.dtype([("time", "<u8")])).add(np.zeros(1, dtype=[("time", "<u8")]))
 
@@ -93,7 +93,7 @@ def test_columns_on_disk_are_as_columns_in_memory(monkeypatch: pytest.MonkeyPatc
 def test_addresses_that_share_a_key_keep_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     secret = 5
     given_secrets = iter([secret, secret, secrets.randbits(64)])
-    monkeypatch.setattr("analysis.interning.secrets.randbits", lambda _: next(given_secrets))
+    monkeypatch.setattr("analysis.engine.interning.secrets.randbits", lambda _: next(given_secrets))
     known = Interned()
     high = np.array([1, 2, 7], dtype=np.uint64)
     first, second, _ = interning._mixed(high ^ np.uint64(secret))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from analysis.addresses import Target, TargetKind
+from analysis.engine.legs import FourTuple
 from analysis.facts import Service
-from analysis.hops import Step, _each_state_once
-from analysis.legs import FourTuple
+from analysis.hops.addresses import Target, TargetKind
+from analysis.hops.steps import Step, _each_state_once
 from daemonset.observation import TapKind, Tunnel
 
 CLIENT, NODE, POD, SERVICE, ENDPOINT = range(5)

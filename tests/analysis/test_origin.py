@@ -7,10 +7,10 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from analysis.addresses import EXTERNAL, Owner, OwnerKind, Target, TargetKind, integer
-from analysis.expectation import Expected, expected_at
 from analysis.facts import Endpoint, Facts, LocalDetection, Node, Policy, Service
-from analysis.origin import Caller, Origin, origin, told_apart
+from analysis.hops.addresses import EXTERNAL, Owner, OwnerKind, Target, TargetKind, integer
+from analysis.hops.origin import Caller, Origin, origin, told_apart
+from analysis.judging.expectation import Expected, expected_at
 from analysis.report import Verdict
 from tests.analysis.story import PODS, Story, cluster
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from analysis.addresses import EXTERNAL, Owner, OwnerKind, Target, TargetKind, integer
-from analysis.counted_rules import CountedRules, FirstPacket
-from analysis.expectation import Expected, expected_at
 from analysis.facts import Facts, LocalDetection, Service
-from analysis.origin import Caller
+from analysis.hops.addresses import EXTERNAL, Owner, OwnerKind, Target, TargetKind, integer
+from analysis.hops.origin import Caller
+from analysis.judging.expectation import Expected, expected_at
+from analysis.rules.counted_rules import CountedRules, FirstPacket
 from daemonset.observation import CountedChain, CountedRule, RuleCounts
 from probe.objects import facts_from_objects
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from analysis.analyze import analyze
-from analysis.claims import address_in
-from analysis.clients import Clients
+from analysis.chain.claims import address_in
+from analysis.chain.clients import Clients
 from analysis.recording import Recording, Stream
 from analysis.report import Verdict
 from daemonset.observation import Hello, TcpFlag

@@ -8,9 +8,9 @@ import duckdb
 import numpy as np
 import pytest
 
-from analysis import judging
 from analysis.analyze import analyze
-from analysis.legs import LegStore
+from analysis.engine.legs import LegStore
+from analysis.judging import outcomes
 from analysis.recording import Recording
 from analysis.report import Verdict
 from daemonset.observation import TcpFlag
@@ -53,14 +53,14 @@ def test_what_depends_on_a_request_of_its_own_is_not_counted_by_the_look_of_othe
 
 def test_a_shape_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
-    original = judging.judge
+    original = outcomes.judge
 
-    def counted(known: judging.Known) -> judging.Judgement:
+    def counted(known: outcomes.Known) -> outcomes.Judgement:
         nonlocal calls
         calls += 1
         return original(known)
 
-    monkeypatch.setattr(judging, "judge", counted)
+    monkeypatch.setattr(outcomes, "judge", counted)
     story = Story(cluster()).connection(REMOTE)
     report = analyze(repeated(story.recording(), 300), story.facts)
     assert report.summary.lost == 300
@@ -89,7 +89,7 @@ def test_sharing_a_judgement_gives_what_judging_alone_gives(monkeypatch: pytest.
             story.conntrack("node1", (C.replace("40000", str(40000 + number)), NODE_PORT),
                             (MASQUERADED.replace("61000", str(61000 + number)), POD))  # fmt: skip
     shared = story.report()
-    monkeypatch.setattr(judging.Judge, "_key", lambda _, connection: id(connection))
+    monkeypatch.setattr(outcomes.Judge, "_key", lambda _, connection: id(connection))
     alone = story.report()
     assert shared == alone
     assert {journey.verdict for journey in shared.journeys} >= {Verdict.LOST}
@@ -107,7 +107,7 @@ def test_too_little_room_is_said_as_such(monkeypatch: pytest.MonkeyPatch) -> Non
     def full(*_: object) -> None:
         raise duckdb.OutOfMemoryException("Out of Memory Error: no room\nand how to get more")
 
-    monkeypatch.setattr("analysis.legs.join", full)
+    monkeypatch.setattr("analysis.engine.legs.join", full)
     story = Story(cluster()).connection(REMOTE)
     with pytest.raises(MemoryError, match=r"^Out of Memory Error: no room$"):
         analyze(story.recording(), story.facts)
@@ -152,9 +152,9 @@ def mixed() -> Story:
 def test_many_rows_are_joined_as_few(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     story = mixed()
     few = story.report(limit=limit)
-    monkeypatch.setattr("analysis.load._BLOCK", 5)
-    monkeypatch.setattr("analysis.joining._PART", 20)
-    monkeypatch.setattr("analysis.attaching._MANY", 0)
-    monkeypatch.setattr("analysis.gathering.MOST_IN_MEMORY", 100)
+    monkeypatch.setattr("analysis.engine.load._BLOCK", 5)
+    monkeypatch.setattr("analysis.engine.joining._PART", 20)
+    monkeypatch.setattr("analysis.engine.attaching._MANY", 0)
+    monkeypatch.setattr("analysis.engine.gathering.MOST_IN_MEMORY", 100)
     assert story.report(limit=limit) == few
     assert len(few.paths) > 5

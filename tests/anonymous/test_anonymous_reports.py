@@ -17,7 +17,7 @@ from analysis.ingress import Application, Ingress, IngressRecord, Kind, LogEntry
 from daemonset.observation import PACKET
 from daemonset.wire import PacketRows, read_stream
 from probe.anonymous.anonymizer import Anonymizer
-from probe.folder import Meta, read_meta
+from probe.sessions.folder import Meta, read_meta
 from tests.cli.helpers import ended, start
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs/examples"

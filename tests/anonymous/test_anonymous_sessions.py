@@ -14,7 +14,7 @@ from daemonset.observation import PACKET, Bye, Hello, Topology
 from daemonset.wire import PacketRows, Writer, read_stream
 from probe.anonymous.session import anonymize
 from probe.cluster.timing import Clock
-from probe.folder import Meta, SessionFolder, read_meta
+from probe.sessions.folder import Meta, SessionFolder, read_meta
 from tests.cli.helpers import ended, start
 
 pytestmark = pytest.mark.lab

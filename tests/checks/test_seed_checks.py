@@ -10,7 +10,7 @@ from analysis.checks.result import Sight
 from analysis.report import Verdict
 from probe.errors import UnavailableError
 from probe.lab import ProxyMode, list_scenarios, load_scenario
-from probe.play import play
+from probe.playing.play import play
 from tests.checks.manifests import APP, CONFIG, CONTROLLER, DEPLOYMENT, Manifests, codes, open_checks, seed
 from tests.checks.mistakes import MISTAKES, Mistake
 from tests.cli.helpers import ended, start

@@ -10,7 +10,7 @@ import pytest
 from daemonset.keeping import FORMAT, INDEX, VERSION
 from daemonset.observation import SCHEMA_VERSION, Bye, Hello, Ready, Tap, TapKind, Taps
 from daemonset.wire import PREAMBLE, Writer
-from probe.folder import Meta, SessionFolder
+from probe.sessions.folder import Meta, SessionFolder
 from tests.cli.helpers import USB, Probe, ended, pcap, start, syn
 
 

@@ -134,7 +134,7 @@ def test_the_help_tells_the_exit_codes(probe: Probe) -> None:
 
 
 def test_explain_lists_and_explains_every_finding(probe: Probe) -> None:
-    from analysis.findings import CATALOGUE
+    from analysis.catalogue.findings import CATALOGUE
 
     listed = probe("explain")
     assert listed.code == 0

@@ -13,12 +13,12 @@ import msgspec
 import pytest
 
 from analysis.report import Capture, Report, Verdict
-from probe.render import machine
-from probe.render.dot import to_dot
-from probe.render.mermaid import to_mermaid
-from probe.render.metrics import PREFIX, to_metrics
-from probe.render.sarif import to_sarif
-from probe.render.ways import DRAWN, ways_of
+from probe.render.machines import machine
+from probe.render.machines.dot import to_dot
+from probe.render.machines.mermaid import to_mermaid
+from probe.render.machines.metrics import PREFIX, to_metrics
+from probe.render.machines.sarif import to_sarif
+from probe.render.machines.ways import DRAWN, ways_of
 from tests import hostile
 from tests.cli.helpers import Probe
 from tests.cli.reports import MASQUERADED, lost_journey, report

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from probe.decode import run
+from probe.decoding.decode import run
 from probe.output import note
-from probe.render import machine
+from probe.render.machines import machine
 from probe.render.terminal import to_text
 from tests import hostile
 from tests.analysis.story import CLIENT, NODES, PODS, Story, cluster

@@ -70,8 +70,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 def test_all_that_is_no_code_is_in_the_wheel(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in (
-        "probe/render/page.css",
-        "probe/render/page.js",
+        "probe/render/html/page.css",
+        "probe/render/html/page.js",
         "probe/lab/scenarios/local-preserved.toml",
     ):
         assert wanted in names

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from analysis.report import Severity, Verdict
 from daemonset.observation import PACKET, Bye, Loss, Tap, TapKind, Taps, TcpFlag
 from daemonset.wire import PacketRows
-from probe.live import Board
+from probe.live.board import Board
 from probe.render.live import Found, Seen, State, draw
 from tests import hostile
 from tests.cli.reports import blackholed_journey, lost_journey, preserved_journey, report

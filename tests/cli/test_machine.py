@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.report import ProxyProtocol
-from probe.render.machine import to_json, to_jsonl, to_yaml
+from probe.render.machines.machine import to_json, to_jsonl, to_yaml
 from tests.cli.reports import MASQUERADED, chained_journey, lost_journey, preserved_journey, report
 
 #: The stable core; more fields may stand beside these.

@@ -16,8 +16,8 @@ import pytest
 
 from analysis.health.result import Checker, Event, Health, NodeHealth
 from analysis.report import Journey, Report
-from probe.render.page import to_html
-from probe.render.page_map import Place, stops
+from probe.render.html.page import to_html
+from probe.render.html.page_map import Place, stops
 from tests import hostile
 from tests.cli.helpers import Probe
 from tests.cli.reports import (

@@ -13,8 +13,8 @@ import pytest
 from analysis.analyze import analyze
 from daemonset.taps.pcap import read_packets
 from probe.commands.inputs import recorded
-from probe.render.evidence import SHOWN, Evidence, Shown, hexdump
-from probe.render.page import to_html
+from probe.render.html.evidence import SHOWN, Evidence, Shown, hexdump
+from probe.render.html.page import to_html
 from tests import hostile
 from tests.analysis.story import NODES, PODS, Story, cluster
 from tests.analysis.test_stories import MASQUERADED, NODE_PORT, POD, REMOTE, C

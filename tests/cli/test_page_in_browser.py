@@ -13,8 +13,8 @@ import pytest
 
 from analysis.health.result import Outage
 from analysis.report import Forged, Forgery, Report, RuleSaid
-from probe.render.evidence import Evidence
-from probe.render.page import to_html
+from probe.render.html.evidence import Evidence
+from probe.render.html.page import to_html
 from tests import hostile
 from tests.analysis.story import Story, cluster
 from tests.analysis.test_stories import MASQUERADED, NODE_PORT, POD, REMOTE, C

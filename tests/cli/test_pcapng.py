@@ -22,10 +22,10 @@ from daemonset.observation import PACKET, Tap, TapKind, TcpFlag, Tunnel, address
 from daemonset.taps.pcap import read_packets
 from probe.commands import files
 from probe.commands.files import Files
-from probe.render.frames import rebuild
-from probe.render.marks import Marks
-from probe.render.names import names_of
-from probe.render.packets import Seen, write_packets
+from probe.render.wireshark.frames import rebuild
+from probe.render.wireshark.marks import Marks
+from probe.render.wireshark.names import names_of
+from probe.render.wireshark.packets import Seen, write_packets
 from tests import hostile
 from tests.analysis.story import CLIENT, NODES, PODS, Story, cluster
 from tests.cli.helpers import Probe, ended, start

@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from analysis.report import Finding, Report, Summary
-from probe.render import machine
-from probe.render.junit import to_junit
+from probe.render.machines import machine
+from probe.render.machines.junit import to_junit
+from probe.render.machines.schema import report_schema
 from probe.render.markdown import to_markdown
-from probe.render.schema import report_schema
 from tests import hostile
 from tests.analysis.story import Story, cluster
 from tests.cli.helpers import Probe

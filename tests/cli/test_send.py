@@ -16,13 +16,13 @@ import pytest
 from analysis.asked import Asked
 from analysis.report import Forged, Forgery
 from daemonset.keeping import INDEX
-from probe.ask import Question, lab_address, lab_orders
 from probe.errors import UsageError
-from probe.folder import Meta, SessionFolder, read_meta
 from probe.lab import load_scenario
 from probe.lab.plan import make_plan
+from probe.playing.ask import Question, lab_address, lab_orders
 from probe.render.terminal import to_text
 from probe.sending import CLAIMS, parse_url
+from probe.sessions.folder import Meta, SessionFolder, read_meta
 from tests.cli.helpers import Ending, Probe, ended, start
 from tests.cli.reports import preserved_journey, report
 from tests.lab.here import why_not

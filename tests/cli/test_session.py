@@ -18,11 +18,11 @@ from analysis.facts import Facts, Node
 from daemonset.keeping import INDEX, file_name
 from daemonset.observation import PACKET, Bye, Gap, Hello, Message, Ready, Tap, TapKind, Taps
 from daemonset.wire import Writer
-from probe import session
 from probe.agents.source import Agent
 from probe.errors import UnavailableError
-from probe.folder import Meta, read_meta
-from probe.session import Session, Words, capture, load
+from probe.sessions import session
+from probe.sessions.folder import Meta, read_meta
+from probe.sessions.session import Session, Words, capture, load
 
 OURS = Asked("192.0.2.10:40112", "172.30.0.11:30080", 1.0, 2.0, "answered", saw="192.0.2.10")
 NOTHING = struct.Struct(f"<{PACKET.size}s").pack(b"")  # a row of zeros: a packet at the first tap
@@ -193,7 +193,7 @@ import os, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from probe.errors import ProbeError
-from probe.folder import read_meta
+from probe.sessions.folder import read_meta
 from tests.cli.test_session import Ready, agent, run
 greedy = agent("node1").says(Ready())
 try:

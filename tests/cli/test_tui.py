@@ -17,8 +17,8 @@ from textual.widgets import DataTable, Static
 from daemonset.observation import Loss, Tap, TapKind, Taps
 from probe.cluster.interrupts import Terminated, deferred, interrupt
 from probe.errors import UnavailableError
-from probe.live import Board
-from probe.tui import LiveApp, beside
+from probe.live.board import Board
+from probe.live.tui import LiveApp, beside
 from tests import hostile
 from tests.cli.helpers import Probe
 from tests.cli.reports import blackholed_journey, lost_journey, report

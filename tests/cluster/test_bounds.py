@@ -13,9 +13,9 @@ from daemonset.observation import PACKET, Bye, Head, Hello, HttpHead, Message, R
 from daemonset.wire import Frame, PacketRows, Writer
 from probe.agents.source import Receiver
 from probe.cluster.timing import Clock
-from probe.folder import Meta
-from probe.session import Words, capture, load
-from probe.spool import PIECE, Spool
+from probe.sessions.folder import Meta
+from probe.sessions.session import Words, capture, load
+from probe.sessions.spool import PIECE, Spool
 
 BATCH = 500
 

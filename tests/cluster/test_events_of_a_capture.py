@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from analysis.report import Severity, Verdict
-from probe.live_events import events_to
+from probe.live.events import events_to
 from probe.render.live import Found, Seen, State
 from tests import hostile
 from tests.cluster.conftest import Stage

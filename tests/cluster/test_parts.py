@@ -29,8 +29,8 @@ from probe.cluster.pods import Stage, complaint_about, fate_of, node_of, not_rea
 from probe.cluster.resolve import Gathered
 from probe.cluster.timing import Clock, ClockGauge
 from probe.errors import UnavailableError
-from probe.session import _Follower
-from probe.spool import Spool
+from probe.sessions.session import _Follower
+from probe.sessions.spool import Spool
 
 Json = dict[str, Any]
 MS = 1_000_000

@@ -16,7 +16,7 @@ from probe.cluster import channels
 from probe.cluster.cleanup import find
 from probe.cluster.client import Api, ApiError
 from probe.cluster.resources import NAMESPACES, NODES, PODS, Resource
-from probe.manifests import CONTAINER, SESSION_LABEL
+from probe.manifests.objects import CONTAINER, SESSION_LABEL
 from tests.cli.helpers import ended, start
 from tests.cluster.running import Running
 

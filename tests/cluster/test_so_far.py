@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from analysis.clients import EVERYBODY
+from analysis.chain.clients import EVERYBODY
 from analysis.facts import Facts
 from analysis.ingress import IngressRecord
 from daemonset.observation import PACKET, Hello, Tap, TapKind, Taps

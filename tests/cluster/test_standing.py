@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from probe.manifests import installation
+from probe.manifests.objects import installation
 from tests.cluster.conftest import Stage
 from tests.cluster.test_refusals import refused
 

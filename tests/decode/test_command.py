@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from probe.decode import LINE_LIMIT, run
+from probe.decoding.decode import LINE_LIMIT, run
 from probe.errors import UsageError
 from tests.decode.capture import datagram, segment, syn, write
 from tests.decode.encode import SIGNATURE, tcp4, tlv, v1, v2, with_checksum

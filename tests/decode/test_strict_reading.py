@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from probe.decode_answer import decode_bytes
+from probe.decoding.answer import decode_bytes
 from tests.decode.encode import SIGNATURE, tlv
 
 OCTETS = "192.0.2.1 0.0.0.0 255.255.255.255 256.1.1.1 1.2.3 1.2.3.4.5 01.2.3.4 1.2.3.04 1.2.3. .1.2.3 1..2.3"

@@ -10,15 +10,15 @@ import pytest
 import typer
 
 from analysis import report
-from analysis.findings import CATALOGUE
+from analysis.catalogue.findings import CATALOGUE
 from analysis.health import result
 from daemonset import agent, observation
 from probe.cli import app
-from probe.decode_answer import Answer, Seen
+from probe.decoding.answer import Answer, Seen
 from probe.errors import ExitCode
-from probe.folder import Meta
 from probe.lab import scenario
 from probe.render.rows import SAID
+from probe.sessions.folder import Meta
 from tests.docs.documents import DOCUMENTS, REPOSITORY, anchors, inline_code, links, names, prose, table
 
 ROOTS = ("probe", "analysis", "daemonset", "tests", "bench", "docs", "packaging", ".ci", ".github")

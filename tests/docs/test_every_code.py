@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from analysis.findings import CATALOGUE
-from analysis.pictures import PATHLESS, picture, rows
+from analysis.catalogue.findings import CATALOGUE
+from analysis.catalogue.pictures import PATHLESS, picture, rows
 from probe.lab import list_scenarios, load_scenario
 from probe.render.catalogue import definition_text
 from tests.analysis.test_findings import NEAR, STORIES

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.findings import CATALOGUE
+from analysis.catalogue.findings import CATALOGUE
 from tests.docs.documents import REPOSITORY
 
 

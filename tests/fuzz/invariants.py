@@ -39,12 +39,12 @@ from daemonset.node.nft_rules import parse_rule, sets_trace
 from daemonset.node.nft_trace import parse_trace
 from daemonset.observation import NAT, PACKET, VALUE_LIMIT, Head, HttpHead, Payload, ProxyHeader
 from daemonset.taps.pcap import CaptureFileError, read_tap
-from probe.decode_answer import Answer, decode_bytes
-from probe.decode_stream import Stream
+from probe.decoding.answer import Answer, decode_bytes
+from probe.decoding.stream import Stream
 from probe.errors import UsageError
-from probe.folder import read_meta
 from probe.objects import ObjectsError, facts_from_objects
-from probe.render import machine
+from probe.render.machines import machine
+from probe.sessions.folder import read_meta
 
 # A frame of 200 bytes may unpack to FRAME_LIMIT; here that would only make the search slow.
 wire.FRAME_LIMIT = 1 << 20

@@ -15,8 +15,8 @@ from daemonset import wire
 from daemonset.decode.packet import Batch
 from daemonset.node.nfnetlink import attribute, u32
 from daemonset.observation import Bye, Hello, Loss, Tap, TapKind, Taps
-from probe.folder import Meta
 from probe.objects import facts_from_objects
+from probe.sessions.folder import Meta
 from tests.decode.encode import SIGNATURE, inet, tcp4, tlv, v1, v2, with_checksum
 from tests.fuzz.invariants import CHECKS
 from tests.ground.test_conntrack_records import WHOLE

@@ -21,9 +21,9 @@ with atheris.instrument_imports(
         "daemonset.node",
         "daemonset.taps.pcap",
         "analysis.receivers",
-        "probe.decode_stream",
+        "probe.decoding.stream",
         "probe.objects",
-        "probe.folder",
+        "probe.sessions.folder",
     ]
 ):
     from tests.fuzz.invariants import check

@@ -13,7 +13,7 @@ from analysis.facts import Endpoint, Policy, Service
 from analysis.health.asking import ROUNDS, Round, View, judge
 from analysis.health.judge import Codes
 from analysis.health.replies import AskedFrom, Asking, NodeReplies, Reply
-from probe.health_report import HealthReport, with_asking
+from probe.health.report import HealthReport, with_asking
 
 PORT, HEALTHZ = 32100, 10256
 KEY = "default/web"

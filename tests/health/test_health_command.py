@@ -10,9 +10,9 @@ import pytest
 from analysis.health.changes import EndpointChange
 from daemonset.decode.head import read_payload
 from daemonset.observation import HealthAnswer
-from probe.endpoint_changes import EndpointState, read_changes
 from probe.errors import UsageError
-from probe.health_report import about_health
+from probe.health.endpoint_changes import EndpointState, read_changes
+from probe.health.report import about_health
 from tests.cli.helpers import ended, start
 from tests.health.balanced import asking_elsewhere, draining, well
 
@@ -116,7 +116,7 @@ def test_an_answer_that_is_no_count_is_none(body: bytes) -> None:
 def test_the_json_is_that_of_the_report() -> None:
     report = well()
     assert report.health is not None
-    from probe.render.machine import to_json
+    from probe.render.machines.machine import to_json
 
     told = json.loads(to_json(about_health(report)))
     assert told["schemaVersion"] == "1"

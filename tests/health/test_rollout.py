@@ -20,7 +20,7 @@ from analysis.recording import Recording, RecordingBuilder
 from analysis.report import Report
 from daemonset.decode.packet import Batch
 from daemonset.taps.pcap import read_tap
-from probe.endpoint_changes import read_changes
+from probe.health.endpoint_changes import read_changes
 from probe.objects import facts_from_objects
 from tests.analysis.captures import tap_of
 

@@ -18,8 +18,8 @@ from analysis.health.result import Health, Outage
 from analysis.report import Report
 from daemonset.node.health_port import Answered
 from daemonset.observation import HealthAnswer
-from probe.endpoint_changes import read_changes
 from probe.health.answers import Answers
+from probe.health.endpoint_changes import read_changes
 from probe.objects import facts_from_objects
 from tests.health.test_rollout import ALL, SERVICE, recording_of
 

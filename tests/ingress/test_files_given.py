@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from probe.folder import Meta, SessionFolder, read_meta
 from probe.ingress import read_afterwards, read_ingress
+from probe.sessions.folder import Meta, SessionFolder, read_meta
 from tests.cli.helpers import Probe, pcap, syn
 
 LINE = 'INFO:     192.0.2.7:0 - "GET /x HTTP/1.1" 200 OK\n'

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from probe import chart
-from probe.manifests import NAMESPACE, SOURCE, installation, roles
+from probe.manifests import chart
+from probe.manifests.objects import NAMESPACE, SOURCE, installation, roles
 from tests.cli.helpers import Ending, start
 from tests.manifests.objects import Object, documents, in_order, pod_of
 from tests.manifests.templates import render

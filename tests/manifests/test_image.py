@@ -21,7 +21,7 @@ import pytest
 
 from daemonset.observation import Hello, TapKind, TcpFlag
 from probe import __version__
-from probe.manifests import installation
+from probe.manifests.objects import installation
 from tests.agent.scene import Scene, scene, why_not
 from tests.agent.test_agent import PATIENCE, Agent, add_pod, talk
 from tests.manifests.dockerfile import Image, build, read

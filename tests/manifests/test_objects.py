@@ -10,7 +10,7 @@ import pytest
 from probe.cluster import reading
 from probe.cluster.resources import INSTALLABLE
 from probe.errors import UsageError
-from probe.manifests import (
+from probe.manifests.objects import (
     CONTAINER,
     MAY_INSTALL,
     MAY_LOOK,

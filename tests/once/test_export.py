@@ -10,8 +10,8 @@ import pytest
 
 from daemonset.observation import PACKET, Hello, Message, Ready, Tap, TapKind, Taps, address_words
 from daemonset.wire import Writer
-from probe.folder import Meta, SessionFolder
-from probe.parquet import TABLES
+from probe.sessions.folder import Meta, SessionFolder
+from probe.sessions.parquet import TABLES
 from tests.cli.helpers import ended, start
 from tests.docs.documents import DOCUMENTS, table
 from tests.lab.here import why_not

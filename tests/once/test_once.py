@@ -16,8 +16,8 @@ import pytest
 from daemonset.keeping import INDEX, file_name
 from daemonset.observation import Bye, Hello, Message, Ready, Tap, TapKind, Taps
 from daemonset.wire import Writer
-from probe.folder import Meta, SessionFolder
 from probe.lab import DEVNULL, PIPE, Lab, LabProcess, load_scenario
+from probe.sessions.folder import Meta, SessionFolder
 from tests.agent.scene import scene
 from tests.cli.helpers import Ending, ended, start
 from tests.lab.here import why_not

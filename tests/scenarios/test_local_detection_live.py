@@ -9,7 +9,7 @@ import pytest
 
 from probe.errors import UnavailableError
 from probe.lab import ProxyMode, load_scenario
-from probe.play import differences, play
+from probe.playing.play import differences, play
 
 pytestmark = pytest.mark.lab
 

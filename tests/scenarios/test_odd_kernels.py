@@ -18,7 +18,7 @@ from analysis.health.own import NONE_OWN, OwnChecks
 from analysis.report import Verdict
 from probe.errors import UnavailableError
 from probe.lab import PIPE, Lab, Scenario, load_scenario
-from probe.play import Played, differences, play
+from probe.playing.play import Played, differences, play
 
 pytestmark = pytest.mark.lab
 

@@ -22,13 +22,13 @@ from analysis.report import Journey, Report, Verdict
 from probe.agents.lab import LabSource
 from probe.agents.tracing import trace_arguments
 from probe.errors import UnavailableError
-from probe.folder import Meta
 from probe.lab import Lab, ProxyMode, load_scenario
 from probe.lab.plan import Plan
 from probe.lab.rules import rule_texts
 from probe.objects import facts_from_objects
-from probe.play import Played, differences, play, watched_ports
-from probe.session import Session, Words, capture
+from probe.playing.play import Played, differences, play, watched_ports
+from probe.sessions.folder import Meta
+from probe.sessions.session import Session, Words, capture
 
 pytestmark = pytest.mark.lab
 

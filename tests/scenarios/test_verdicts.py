@@ -15,7 +15,7 @@ from analysis.analyze import analyze
 from analysis.report import Verdict
 from probe.errors import UnavailableError
 from probe.lab import ProxyMode, list_scenarios, load_scenario
-from probe.play import Played, differences, play
+from probe.playing.play import Played, differences, play
 from prove.degrading import lessened
 from tests.analysis.test_truth_under_loss import assert_never_another
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.forgery import claimed_addresses
+from analysis.judging.forgery import claimed_addresses
 from daemonset.decode.proxy_protocol import decode
 from probe.errors import UsageError
 from probe.sending import CLAIMS, Claim, claims_of

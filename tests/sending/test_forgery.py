@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from analysis.asked import Asked, Outcome
-from analysis.forgery import claimed_addresses, forgeries_of, plain_address
+from analysis.judging.forgery import claimed_addresses, forgeries_of, plain_address
 from analysis.report import Forged
 
 CLIENT, BALANCER, FORGED = "192.0.2.7", "172.30.0.150", "203.0.113.9"

@@ -1,0 +1,1 @@
+"""The catalogue of findings: codes, texts, fixes, and a picture of each."""

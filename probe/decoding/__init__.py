@@ -1,0 +1,1 @@
+"""`probe decode`: PROXY headers from hex, lines and captures."""

@@ -1,0 +1,1 @@
+"""Scenarios of the lab, played under watch and held against what must come of them."""

@@ -1,0 +1,1 @@
+"""The report for programs, and for the tools that show it elsewhere."""

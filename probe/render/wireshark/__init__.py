@@ -1,0 +1,1 @@
+"""The packets of a session as a file for Wireshark."""
