@@ -142,7 +142,7 @@ def watch() -> None:
     """Hear events as the agent does until SIGTERM; print how many records were new, and the gaps."""
     import numpy as np
 
-    from daemonset.capture import NAT_PACE
+    from daemonset.capture import nat_pace
     from daemonset.node.conntrack import Events
     from daemonset.observation import NAT, NatEvent
 
@@ -157,7 +157,7 @@ def watch() -> None:
             gaps += [drained.gap.detail] if drained.gap else []
             if last and not drained.rows:
                 break
-            time.sleep(NAT_PACE)
+            time.sleep(nat_pace(events.granted))
     print(json.dumps({"new": new, "gaps": gaps}))
 
 

@@ -56,14 +56,21 @@ from daemonset.wire import Writer
 _TCP, _UDP = 6, 17
 _QUEUE_WITHOUT_RING = 32 << 20  # bytes
 _LAST_WORDS = 10.0  # seconds that a reader has at the end to take what still waits
-#: Seconds from one reading of conntrack's events to the next: each comes in a datagram of its own. The second where the
-#: kernel granted room for tens of thousands.
-NAT_PACE, _EASY_NAT_PACE = 0.02, 0.1
+#: Seconds from one reading of conntrack's events to the next, and where the kernel granted room for tens of thousands.
+_NAT_PACE, _EASY_NAT_PACE = 0.02, 0.1
 _MUCH_ROOM = 8 << 20  # bytes
 _SAMPLE_PACE = 0.5  # seconds from one drain to the next, at most
 _NAT_WAITS = (
     1.0  # seconds until a NAT record of a sampled capture is looked at: by then its SYN has been read
 )
+
+
+def nat_pace(granted: int) -> float:
+    """Seconds from one reading of conntrack's events to the next, by the bytes of queue that the kernel granted.
+
+    Each event comes in a datagram of its own, so reading seldom is cheap.
+    """
+    return _EASY_NAT_PACE if granted >= _MUCH_ROOM else _NAT_PACE
 
 
 def _offset(layout: Layout, name: str) -> int:
@@ -360,7 +367,7 @@ class Capture:
 
     def _read_events(self, stream: Stream, events: Events) -> bool:
         """Whether there was anything."""
-        self._events_due = time.monotonic() + (_EASY_NAT_PACE if events.granted >= _MUCH_ROOM else NAT_PACE)
+        self._events_due = time.monotonic() + nat_pace(events.granted)
         try:
             drained = events.read()
         except ConntrackError as error:

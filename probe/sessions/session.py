@@ -372,10 +372,15 @@ def _await_ready(followers: Sequence[_Follower], progress: Progress) -> None:
         if len(waiting) < before:
             until = time.monotonic() + READY_WITHIN
     if followers and not any(follower.ready for follower in followers):
-        first = followers[0]
-        reason = first.agent.close() or first.lack or "it said nothing"
+        ended = next((each for each in followers if each.settled.is_set()), None)
+        if ended is None:  # what they end with after that is our doing
+            raise UnavailableError(
+                f"no agent was ready within {READY_WITHIN:.0f} s; `probe doctor` looks why; a busy machine "
+                "may need another try"
+            )
+        reason = ended.agent.close() or ended.lack or "it said nothing"
         raise UnavailableError(
-            f"no agent could start; on {first.agent.place}: {reason}; `probe doctor` looks why"
+            f"no agent could start; on {ended.agent.place}: {reason}; `probe doctor` looks why"
         )
     for follower in followers:
         if not follower.ready:

@@ -127,6 +127,17 @@ def test_no_agent_at_all_is_an_error_with_their_own_words() -> None:
         run(ScriptedAgent("node1").ends("packet sockets need NET_RAW"))
 
 
+def test_agents_that_are_never_ready_are_not_said_to_have_ended_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = agent("node1")
+    slow.complaint = "ended with code -9"  # because we ended it
+    monkeypatch.setattr(session, "READY_WITHIN", 0.05)
+    with pytest.raises(UnavailableError, match="no agent was ready within") as told:
+        run(slow)
+    assert "-9" not in str(told.value)
+
+
 def test_an_agent_that_dies_on_the_way_is_told() -> None:
     dying = agent("node1").says(Ready())
     over = run(dying, agent("node2").says(Ready()), action=lambda: dying.sees(1).ends("killed"))
