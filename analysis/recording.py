@@ -20,6 +20,7 @@ from daemonset.observation import (
     Hello,
     Loss,
     Message,
+    RowBytes,
     Rule,
     RuleCounts,
     RuleHit,
@@ -141,7 +142,7 @@ class StreamBuilder:
             case RuleHits(hits):
                 owner.rule_hits.extend((self.node, hit) for hit in hits[: MOST_HITS - len(owner.rule_hits)])
 
-    def packets(self, rows: bytes | bytearray, heads: tuple[Head, ...] = ()) -> int:
+    def packets(self, rows: RowBytes, heads: tuple[Head, ...] = ()) -> int:
         """Take a batch of `PACKET` rows; returns how many. Rows of unknown taps are refused with ValueError."""
         table = np.frombuffer(rows, dtype=PACKET.dtype())
         if not len(table):
@@ -162,7 +163,7 @@ class StreamBuilder:
         self._owner.packets.add(table)
         return len(table)
 
-    def nat(self, rows: bytes | bytearray) -> int:
+    def nat(self, rows: RowBytes) -> int:
         """Take a batch of `NAT` rows of this node; returns how many."""
         table = np.frombuffer(rows, dtype=NAT.dtype()).copy()
         table["node"] = self._owner.node_index(self.node)

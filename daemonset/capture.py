@@ -60,9 +60,8 @@ _LAST_WORDS = 10.0  # seconds that a reader has at the end to take what still wa
 _NAT_PACE, _EASY_NAT_PACE = 0.02, 0.1
 _MUCH_ROOM = 8 << 20  # bytes
 _SAMPLE_PACE = 0.5  # seconds from one drain to the next, at most
-_NAT_WAITS = (
-    1.0  # seconds until a NAT record of a sampled capture is looked at: by then its SYN has been read
-)
+#: Seconds until a NAT record of a sampled capture is looked at: by then its SYN has been read.
+_NAT_WAITS = 1.0
 
 
 def nat_pace(granted: int) -> float:

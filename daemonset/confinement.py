@@ -28,11 +28,8 @@ from daemonset.taps.bpf import Op
 _ALLOW, _ERRNO = 0x7FFF_0000, 0x0005_0000  # SECCOMP_RET_
 _SET_MODE_FILTER, _TSYNC = 1, 1
 _NO_NEW_PRIVS = 38  # PR_SET_NO_NEW_PRIVS
-_NUMBER, _ARCHITECTURE, _ARGUMENTS = (
-    0,
-    4,
-    16,
-)  # in struct seccomp_data; the lower half of an argument comes first
+# In struct seccomp_data; the lower half of an argument comes first.
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 _X32 = 0x4000_0000  # numbers from here on are another way to make the same calls
 
 _NEW_NET = 0x4000_0000  # CLONE_NEWNET

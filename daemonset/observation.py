@@ -101,6 +101,10 @@ class Column(NamedTuple):
     code: str
 
 
+#: Bytes of whole rows of a layout; nobody changes them once they are made.
+RowBytes = bytes | bytearray
+
+
 class Layout:
     """The fixed layout of one kind of row, usable one at a time (`struct`) or as columns (`dtype`)."""
 

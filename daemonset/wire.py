@@ -54,6 +54,7 @@ from daemonset.observation import (
     Message,
     Payload,
     Ready,
+    RowBytes,
     RuleCounts,
     RuleHits,
     Ruleset,
@@ -85,10 +86,6 @@ _KINDS = {"direction": len(Direction), "tunnel": len(Tunnel), "payload": len(Pay
 
 _CHUNK = 1 << 18
 _WORTH_A_COPY = 1 << 16
-
-
-#: Bytes of whole rows, as a reader gives them; nobody changes them.
-RowBytes = bytes | bytearray
 
 
 class WireError(ValueError):

@@ -89,10 +89,9 @@ def _each_state_once(steps: list[Step]) -> list[Step]:
         return steps
     asked = {step.addresses for step in steps if step.frontend}
     begun = {step.addresses for step in steps if step.kind is TapKind.CLIENT}
-    if not begun - asked:  # what a client itself was seen to send is the beginning, whatever it asks for
-        states.sort(
-            key=lambda state: state not in asked
-        )  # stable: what still asks for an endpoint comes first
+    # The beginning is what a client was seen to send, whatever it asks for; else what still asks for an endpoint.
+    if not begun - asked:
+        states.sort(key=lambda state: state not in asked)  # stable
     result: list[Step] = []
     for state in states:
         here = [step for step in steps if step.addresses == state]

@@ -37,6 +37,7 @@ _ROW = np.dtype((np.void, PACKET.size))  # one thing and not fields: to choose a
 _TCP = 6
 _ENDS = TcpFlag.FIN | TcpFlag.RST
 _ANY_TAP = np.array([0xFFFF_FFFF], np.uint64)
+#: Factors that mix well: those of splitmix64 and xxHash.
 _ODD = np.array(
     [
         0x9E37_79B9_7F4A_7C15,
@@ -46,7 +47,7 @@ _ODD = np.array(
         0x94D0_49BB_1331_11EB,
     ],
     np.uint64,
-)  # factors that mix well: those of splitmix64 and xxHash
+)
 _SIDES = (("src", "sport"), ("dst", "dport"))
 
 Words = NDArray[np.uint64]

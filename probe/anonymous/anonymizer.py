@@ -19,8 +19,8 @@ from analysis.engine.gathering import Rows
 from analysis.facts import Facts
 from analysis.ingress import Application, IngressRecord, LogEntry
 from analysis.recording import Recording
-from daemonset.observation import NAT, PACKET, Head, HttpHead, Layout, ProxyHeader, TlsHello, Tlv
-from daemonset.wire import Frame, NatRows, PacketRows, RowBytes
+from daemonset.observation import NAT, PACKET, Head, HttpHead, Layout, ProxyHeader, RowBytes, TlsHello, Tlv
+from daemonset.wire import Frame, NatRows, PacketRows
 from probe.anonymous.addresses import Addresses
 from probe.anonymous.words import Words
 from probe.sessions.folder import Meta

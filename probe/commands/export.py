@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from probe.commands.options import KeyOption, key_option
 from probe.errors import UsageError
 from probe.output import note, put
 
@@ -31,15 +32,7 @@ def export(
             "shown to strangers. Names of nodes, pods and Services stay.",
         ),
     ] = None,
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            "--key",
-            metavar="FILE",
-            help="A file with secret bytes. Sessions that are written with the same key have the same in the place of "
-            "the same. [a new key, which nobody keeps]",
-        ),
-    ] = None,
+    key: KeyOption = None,
 ) -> None:
     """Write recorded sessions as tables, into their own folders, for DuckDB and other engines; or anonymized.
 
@@ -51,11 +44,10 @@ def export(
     """
     if parquet == (anonymize is not None):
         raise UsageError("it is not said in which form to export; give --parquet or --anonymize NEWDIR")
-    if anonymize is not None:
-        _anonymized(sessions, anonymize, key)
+    secret = key_option(anonymize is not None, key)
+    if anonymize is not None and secret is not None:
+        _anonymized(sessions, anonymize, secret)
         return
-    if key is not None:
-        raise UsageError("--key is for --anonymize; leave it out")
     from probe.sessions.parquet import export as write
 
     for path in sessions:
@@ -66,16 +58,15 @@ def export(
         note(f"· {len(sessions)} sessions; the column `session` tells them apart")
 
 
-def _anonymized(sessions: list[Path], target: Path, key: Path | None) -> None:
+def _anonymized(sessions: list[Path], target: Path, key: bytes) -> None:
     """Write one session for strangers. Raises UsageError."""
-    from probe.anonymous.keys import read_key
     from probe.anonymous.session import anonymize
 
     if len(sessions) > 1:
         raise UsageError(
             "--anonymize writes one session into a new folder; give one, and the same --key each time"
         )
-    anonymize(sessions[0], target, read_key(key))
+    anonymize(sessions[0], target, key)
     put(
         f"{target}: {sessions[0].name} with other addresses and words; `probe analyze {target}` judges it as before"
     )

@@ -16,8 +16,8 @@ import numpy as np
 
 from analysis.catalogue.findings import CATALOGUE
 from analysis.report import Report, Severity
-from daemonset.observation import PACKET, Bye, Loss, Taps, TcpFlag
-from daemonset.wire import Frame, PacketRows, RowBytes
+from daemonset.observation import PACKET, Bye, Loss, RowBytes, Taps, TcpFlag
+from daemonset.wire import Frame, PacketRows
 from probe.cluster.so_far import YOUNG, blamed, grown, summary
 from probe.render.live import Found, Seen, State
 

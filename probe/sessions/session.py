@@ -26,8 +26,8 @@ from analysis.health.own import NONE_OWN, OwnChecks
 from analysis.ingress import IngressRecord
 from analysis.recording import Recording, RecordingBuilder, StreamBuilder
 from daemonset.lifeline import Pull
-from daemonset.observation import NAT, PACKET, Bye, Gap, Hello, Layout, Ready, Topology
-from daemonset.wire import Frame, NatRows, PacketRows, Reader, RowBytes, WireError
+from daemonset.observation import NAT, PACKET, Bye, Gap, Hello, Layout, Ready, RowBytes, Topology
+from daemonset.wire import Frame, NatRows, PacketRows, Reader, WireError
 from probe.agents.recorded import RecordedSource
 from probe.agents.source import Agent, AgentSource, PushedAgent
 from probe.cluster.timing import Clock
