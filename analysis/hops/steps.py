@@ -63,8 +63,11 @@ class Change:
 
 def walk(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> tuple[Step, ...]:
     """The steps of a leg, first to last."""
-    steps = _outbound([_step(leg, sighting, taps[sighting.tap], book) for sighting in leg.sightings])
-    nat = [record for record in leg.nat if record not in disputed(leg, taps, book)]
+    sightings = _lasting(leg.sightings)
+    steps = _outbound([_step(leg, sighting, taps[sighting.tap], book) for sighting in sightings])
+    left = {sighting.addresses for sighting in leg.sightings} - {sighting.addresses for sighting in sightings}
+    refuted = disputed(leg, taps, book)
+    nat = [record for record in leg.nat if record.translated not in left and record not in refuted]
     home = _home(steps, nat, book)
     places = sorted({step.place for step in steps}, key=lambda place: _place_key(place, steps, home, book))
     ordered: list[Step] = []
@@ -131,6 +134,26 @@ def disputed(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> list[NatRecord
         return record.translated not in arrived | {other.original for other in others}
 
     return [record for record in leg.nat if contradicted(record)]
+
+
+def _lasting(sightings: Sequence[Sighting]) -> list[Sighting]:
+    """Without a way that the client's SYN took in vain before it, sent again, got through by another port.
+
+    Where a port that NAT gives is still held by an earlier connection at the server, the kernel forgets the attempt and
+    gives the next SYN another one (RFC 9293 §3.10.7.4, a challenge ACK and the RST after it). Of two such ways the one
+    that was answered is the connection's. Addresses decide nothing here: both ways have the same.
+    """
+
+    def way(sighting: Sighting) -> tuple[int, int, int]:
+        return sighting.addresses.src, sighting.addresses.dst, sighting.addresses.dport
+
+    replied = {sighting.addresses for sighting in sightings if sighting.replied}
+    through = {(sighting.tap, way(sighting)) for sighting in sightings if sighting.addresses in replied}
+    return [
+        sighting
+        for sighting in sightings
+        if sighting.addresses in replied or (sighting.tap, way(sighting)) not in through
+    ]
 
 
 def _outbound(steps: list[Step]) -> list[Step]:

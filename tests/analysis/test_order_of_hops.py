@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from analysis.engine.legs import FourTuple
 from analysis.facts import Service
 from analysis.hops.addresses import Target, TargetKind
 from analysis.hops.steps import Step, _each_state_once
-from daemonset.observation import TapKind, Tunnel
+from daemonset.observation import TapKind, TcpFlag, Tunnel
+from tests.analysis.story import CLIENT as CALLER
+from tests.analysis.story import NODES, PODS, Story, cluster
 
 CLIENT, NODE, POD, SERVICE, ENDPOINT = range(5)
 
@@ -45,3 +49,23 @@ def test_what_asks_for_an_endpoint_begins_where_nobody_saw_the_client() -> None:
         step("node1", TapKind.POD, TO_SERVICE),
     ]
     assert _each_state_once(steps)[0].addresses == TO_SERVICE
+
+
+@pytest.mark.parametrize("first", ["40000", "40001"])
+def test_of_a_syn_that_nat_gave_two_ports_the_way_that_was_answered_is_told(first: str) -> None:
+    """The server still held the first port: the kernel gave the next SYN the other, and the third the first again."""
+    asked, node, pod = f"{CALLER}:41000", NODES["node1"], f"{PODS['node2']}:8080"
+
+    def by(port: str) -> list[tuple[str, str, str]]:
+        translated = [(tap, f"{node}:{port}", pod) for tap in ("nic:node1/eth0", "pod:node2/eth0")]
+        return [("nic:node1/eth0", asked, f"{node}:30080"), *translated]
+
+    story = Story(cluster()).syn(by(first), 7_000).wait(0.02)
+    for tap, src, dst in reversed(by(first)[1:]):
+        story.packet(tap, dst, src, flags=TcpFlag.ACK, seq=99, ack=98)  # a challenge
+    story.syn(by("40001"), 7_000).wait(1).connection(by("40000"), 7_000)
+    for port in dict.fromkeys([first, "40001", "40000"]):
+        story.conntrack("node1", (asked, f"{node}:30080"), (f"{node}:{port}", pod))
+    (journey,) = story.report().journeys
+    assert {hop.source for hop in journey.hops if hop.point in {"dnat", "pod"}} == {f"{node}:40000"}
+    assert [(snat.from_, snat.to) for snat in journey.snat] == [(asked, f"{node}:40000")]
