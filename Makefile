@@ -43,8 +43,9 @@ format: set-up  ## bring the code into the project's format
 bench: set-up  ## measure, each time beside a peer in the same run
 	$(BIN)/python -m bench
 
-prove: set-up  ## try what must never happen, many times; LONG=1 for hours of it
-	$(BIN)/python -m prove $(if $(LONG),--long)
+ROWS ?=
+prove: set-up  ## try what must never happen, many times; LONG=1 for hours of it, ROWS=soak for part of it
+	$(BIN)/python -m prove $(ROWS) $(if $(LONG),--long)
 
 site: set-up  ## docs/ as a site that needs no network, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

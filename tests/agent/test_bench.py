@@ -102,6 +102,8 @@ def test_a_connection_that_one_tap_missed_is_told() -> None:
     assert traffic._missing([whole, set(whole)], 100) == ""
     assert traffic._missing([whole, whole - {7}], 100) == "1 of 100 not seen everywhere"
     assert traffic._missing([whole, whole], 120) == "120 connections were made, 100 seen"
+    assert traffic._missing([whole, whole], 102) == "", "some share their number"
+    assert traffic._most_shared(1_800_000) in range(377, 500)
     kept = {number for number in range(16_000) if chosen(number * 7919, 16)}
     kept = {number * 7919 for number in kept}
     assert traffic._missing([kept, kept], 16_000, 16) == ""
