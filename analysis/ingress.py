@@ -23,6 +23,7 @@ from math import floor, inf, isfinite
 
 import msgspec
 
+from analysis.ports import is_port
 from analysis.trust.model import (
     EnvoyCustomHeader,
     EnvoyTrust,
@@ -355,7 +356,7 @@ def host_of(address: str) -> str:
 def port_of(address: str) -> int | None:
     """The port of "ip:port", None where there is none."""
     port = _split(address)[1]
-    return int(port) if port and port.isascii() and port.isdigit() else None
+    return int(port) if port is not None and is_port(port) else None
 
 
 def _split(address: str) -> tuple[str, str | None]:

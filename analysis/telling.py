@@ -15,6 +15,7 @@ from analysis.judging.knowledge import delivered, speaks_for_others
 from analysis.judging.mismatch import Reaction, reaction
 from analysis.judging.outcomes import Context, Outcome
 from analysis.judging.verdict import Carried, Header, Named
+from analysis.ports import is_port
 from analysis.recording import Recording
 from analysis.report import Capture, Client, Finding, Hop, Journey, Severity, Snat, Verdict
 from analysis.rules.blame import ends_at, told
@@ -81,7 +82,7 @@ def _client(outcome: Outcome, book: AddressBook) -> Client | None:
     named = [header.source for header in connection.trip.headers if header.source]
     if named and not connection.passed_on and known.header not in {Header.FORGEABLE, Header.TRANSLATED}:
         address, _, port = named[-1].rpartition(":")
-        return Client(address.strip("[]"), int(port)) if port.isdigit() else None
+        return Client(address.strip("[]"), int(port)) if is_port(port) else None
     if known.proxied or not known.origin_certain:
         return None
     return Client(text(first.src), first.sport)

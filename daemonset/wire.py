@@ -395,4 +395,7 @@ def _check_indices(rows: RowBytes, taps: int, heads: int, where: str) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    said = " ".join(str(error).split())[:200]
+    return "".join(
+        each if each.isprintable() else ascii(each)[1:-1] for each in said
+    )  # it may quote the stream

@@ -35,6 +35,7 @@ LIBRARIES = {
         "numpy",
         "duckdb",
         "textual",
+        "yaml",
     },
     "analysis": {"msgspec", "numpy", "duckdb"},
     "daemonset": {"msgspec", "numpy", "scapy", "pyroute2"},

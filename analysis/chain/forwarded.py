@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from analysis.chain.claims import Claims, address_in
 from analysis.chain.strangers import PASSING
 from analysis.chain.trips import Request, Trip
+from analysis.ports import is_port
 
 #: A request, and the leg that it came by.
 Came = tuple[Trip, Request]
@@ -37,7 +38,7 @@ class Naming:
         """The port, where the proxy names it too."""
         _, colon, port = self.last.rpartition(":")
         written = self.last.count(":") == 1 or "]:" in self.last
-        return int(port) if colon and written and port.isascii() and port.isdigit() else None
+        return int(port) if colon and written and is_port(port) else None
 
 
 def naming(claims: Claims) -> Naming | None:

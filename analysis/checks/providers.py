@@ -207,7 +207,7 @@ def _linode(annotations: Mapping[str, str]) -> Sends | None:
             continue
         try:
             version = msgspec.json.decode(annotations[key][:4096], type=_LinodePort).proxy
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             continue
         if version in {"v1", "v2"}:
             return Sends(True, key, version, ports=(int(port),))

@@ -281,4 +281,5 @@ def _selector(workload: Workload) -> str:
 def _forbids(budget: Budget, replicas: int) -> bool:
     if budget.unavailable in {"0", "0%"} or budget.minimum == "100%":
         return True
-    return budget.minimum.isascii() and budget.minimum.isdigit() and int(budget.minimum) >= replicas
+    written = budget.minimum
+    return written.isascii() and written.isdigit() and len(written) < 10 and int(written) >= replicas

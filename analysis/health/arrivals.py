@@ -7,6 +7,7 @@ ports each. So clients are counted at the balancer's front and attempts at the n
 from __future__ import annotations
 
 import enum
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ SECOND = 1_000_000_000
 PATIENCE = SECOND
 
 _MOST_BYTES = 1 << 31  # an offset beyond is no count of bytes but a sequence number of another connection
+
+
+_STATUS_LINE = re.compile(r"HTTP/\S* ([0-9]{3})(?: |$)")
 
 
 class Outcome(enum.StrEnum):
@@ -197,8 +201,8 @@ class Arrivals:
 
 def status_of(start: str) -> int | None:
     """The status of an HTTP/1 status line."""
-    parts = start.split(" ", 2)
-    return int(parts[1]) if len(parts) > 1 and parts[0].startswith("HTTP/") and parts[1].isdigit() else None
+    found = _STATUS_LINE.match(start)
+    return int(found[1]) if found else None
 
 
 def entry_node(trip: Trip, book: AddressBook) -> str | None:

@@ -62,7 +62,7 @@ def receptions(
         return tuple(_unmeasured(receiver, "measured over TCP only") for receiver in RECEIVERS)
     kind = classify(data)
     if first is not None:
-        return tuple(_second(place, data, first) for place in range(len(RECEIVERS)))
+        return tuple(_second(place, data, before) for place, before in enumerate(receptions(first)))
     kind = kind._replace(features=kind.features | cut_features(kind, cuts))
     exact = next((known for known in _measured() if _is_case(known, data, kind)), None)
     told = source(data, kind)
@@ -99,7 +99,7 @@ def _judge(place: int, kind: Kind, exact: _Measured | None, told: tuple[str, str
     if exact and exact.case.codes[place] != NOT_MEASURED:
         basis = f"this very header ({exact.case.name})"
         return _reception(receiver, exact.case.codes[place], basis, kind, told, exact=True)
-    cases = list(_cases(place, kind.form))
+    cases = _cases(place, kind.form)
     passing = [known for known in cases if _outcome(known.case.codes[place]) == "accepted"]
     accepted = [known for known in passing if kind.within(known.kind)]
     refused = list(_refusals(place, kind, cases, max((known.kind.length for known in passing), default=-1)))
@@ -114,11 +114,18 @@ def _judge(place: int, kind: Kind, exact: _Measured | None, told: tuple[str, str
     return _reception(receiver, code, _basis(kind, nearest), kind, told)
 
 
-def _cases(place: int, form: str) -> Iterator[_Measured]:
+def _cases(place: int, form: str) -> tuple[_Measured, ...]:
     """What was measured of a form at one receiver."""
+    return _by_form(place).get(form, ())
+
+
+@lru_cache(maxsize=len(RECEIVERS))
+def _by_form(place: int) -> dict[str, tuple[_Measured, ...]]:
+    found: dict[str, list[_Measured]] = {}
     for known in _measured():
-        if known.kind.form == form and known.case.codes[place] != NOT_MEASURED:
-            yield known
+        if known.case.codes[place] != NOT_MEASURED:
+            found.setdefault(known.kind.form, []).append(known)
+    return {form: tuple(cases) for form, cases in found.items()}
 
 
 def _refusals(place: int, kind: Kind, cases: Iterable[_Measured], longest: int) -> Iterator[_Measured]:
@@ -165,16 +172,15 @@ def _outcome(code: str) -> Outcome:
     return "accepted" if code[0] == "=" or code in _ACCEPTED else "refused"
 
 
-def _second(place: int, data: bytes, first: bytes) -> Reception:
-    """A header behind another one."""
+def _second(place: int, data: bytes, before: Reception) -> Reception:
+    """A header behind another one, of which `before` is what the receiver does with it."""
     receiver = RECEIVERS[place]
-    before = receptions(first)[place]
     if before.verdict == "refused":
         return Reception(
             receiver.name, receiver.version, "refused", f"with the header before it: {before.detail}"
         )
     kind = _behind(data)
-    known = list(_cases(place, kind.form))
+    known = _cases(place, kind.form)
     if before.verdict != "accepted" or not known:
         return _unmeasured(receiver, f"no case tells about {kind.form}, behind that one")
     codes = {one.case.codes[place] for one in known}

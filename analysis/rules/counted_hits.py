@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from analysis.engine.legs import FourTuple, Leg, NatRecord, Sighting
 from analysis.hops.addresses import PROTOCOL_NAMES, endpoint, text
+from analysis.ports import is_port
 from analysis.rules.counted_rules import CountedRules, FirstPacket, Passed, UnclearError, Way, translation
 from daemonset.observation import Tap, TapKind
 
@@ -185,7 +186,7 @@ def _moved(way: Way, packet: FirstPacket) -> FirstPacket:
     if way.action in _DNAT:
         to = translation(way)
         host, _, port = (to or "").rpartition(":")
-        if not host or not port.isdigit() or host.strip("[]").count("-"):
+        if not host or not is_port(port) or host.strip("[]").count("-"):
             raise UnclearError("where it is sent is not one address")
         destination, dport = host.strip("[]"), int(port)
     return FirstPacket(packet.protocol, packet.source, packet.sport, destination, dport, way.mark, way.known)

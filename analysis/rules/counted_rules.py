@@ -23,6 +23,8 @@ from daemonset.observation import CountedChain, CountedRule, RuleCounts
 
 #: Rules that are looked at for one packet, and for all of one node.
 MOST_STEPS = 20_000
+#: Ways of one packet: a few rules of which neither is known whether they hold have thousands.
+MOST_WAYS = 500
 MOST_STEPS_IN_ALL = 5_000_000
 
 _DEEPEST = 64  # chains within chains
@@ -96,6 +98,7 @@ class CountedRules:
         self._hooks = {(each.family, each.table, each.hook): each for each in counts.chains if each.hook}
         self._meddling = {each.family for each in counts.chains if each.table in _BEFORE and _meddles(each)}
         self._steps = self._spent = 0
+        self._held: dict[tuple[int, int, int], bool | None] = {}  # of one packet, by rule and mark
 
     def meddled(self, family: str) -> bool:
         """Whether anything else may have marked, dropped or moved packets: nftables, or the tables raw and mangle."""
@@ -112,8 +115,11 @@ class CountedRules:
         if first is None:
             return [_on((), packet)]
         self._steps = 0
-        found = []
+        self._held.clear()
+        found: list[Way] = []
         for way in self._from(first, 0, packet, (), 0):
+            if len(found) >= MOST_WAYS:
+                raise UnclearError("there are too many ways")
             if way.end is None and first.policy == "drop":
                 found.append(replace(way, end=Passed(first, None)))
             else:
@@ -176,6 +182,12 @@ class CountedRules:
 
     def _holds(self, rule: CountedRule, packet: FirstPacket) -> bool | None:
         """Whether the packet meets what a rule asks; None where that cannot be known."""
+        key = (id(rule), packet.mark, packet.known)
+        if key not in self._held:
+            self._held[key] = self._asked(rule, packet)
+        return self._held[key]
+
+    def _asked(self, rule: CountedRule, packet: FirstPacket) -> bool | None:
         result: bool | None = True
         for condition in rule.conditions:
             holds = self._meets(_words(condition), packet)
@@ -185,10 +197,8 @@ class CountedRules:
         return result
 
     def _meets(self, words: Sequence[str], packet: FirstPacket) -> bool | None:
-        if not words:
-            return None
-        inverted = words[0] == "!"
-        option, *values = words[1:] if inverted else words
+        inverted = words[:1] == ("!",)
+        option, *values = words[inverted:] or ("",)
         if option == "-m":
             return self._matches(values, packet)
         if len(values) != 1:

@@ -73,7 +73,7 @@ def parse_text(text: str | Iterable[str], *, time: int = 0, node: int = 0) -> tu
             rows.append(_parse_line(line, time, node))
         except ValueError as error:
             if len(skipped) < _MOST_SKIPPED:
-                reason = ascii(str(error))[1:-1]  # it may quote the line
+                reason = ascii(str(error)[:100])[1:-1]  # it may quote the line
                 skipped.append(f"line {number}: {reason}: {line[:80]!a}")
             else:
                 unheard += 1

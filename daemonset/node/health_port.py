@@ -111,10 +111,11 @@ def ask(number: int, target: Target, patience: float = PATIENCE) -> Answered:
     seconds = round(time.monotonic() - started, 4)
     if not answer:
         return msgspec.structs.replace(said, seconds=seconds)
-    return _read(msgspec.structs.replace(said, seconds=seconds), answer)
+    return understood(msgspec.structs.replace(said, seconds=seconds), answer)
 
 
-def _read(said: Answered, answer: bytes) -> Answered:
+def understood(said: Answered, answer: bytes) -> Answered:
+    """What was asked, with what the bytes of the answer say. Any bytes are some answer."""
     line = answer.partition(b"\r\n")[0][:_START]
     start = line.decode("latin-1")
     parts = line.split(b" ", 2)

@@ -45,7 +45,7 @@ def ruleset() -> Ruleset:
     """The rules of the network namespace of the calling thread; where they cannot be had, why."""
     unread = tuple(_unread())
     try:
-        chains = [chain for message in listed(_all(_GETCHAIN)) if (chain := _chain(message)) is not None]
+        chains = [chain for message in listed(_all(_GETCHAIN)) if (chain := parse_chain(message)) is not None]
         rules, omitted = _rules()
         sets, left_out = _sets()
     except (TraceRefusedError, OSError) as error:
@@ -71,7 +71,7 @@ def tables_with_rules(but: str = "") -> tuple[tuple[str, ...], bool]:
         said = message.attributes()
         if (family := FAMILIES.get(message.family)) is not None and (table := text(said.get(1))) != but:
             found.setdefault((family, table))
-    chains = [chain for message in listed(_all(_GETCHAIN)) if (chain := _chain(message)) is not None]
+    chains = [chain for message in listed(_all(_GETCHAIN)) if (chain := parse_chain(message)) is not None]
     translates = any(chain.type == "nat" and (chain.family, chain.table) in found for chain in chains)
     return tuple(f"{family} {table}" for family, table in found), translates
 
@@ -91,7 +91,8 @@ def _rules() -> tuple[list[Rule], int]:
     return rules, omitted
 
 
-def _chain(message: Message) -> Chain | None:
+def parse_chain(message: Message) -> Chain | None:
+    """A chain out of the kernel's message of it; None where it is of no family that is known."""
     found = message.attributes()
     family = FAMILIES.get(message.family)
     if family is None or not {1, 3} <= found.keys():  # NFTA_CHAIN_TABLE, _NAME
@@ -117,7 +118,7 @@ def _sets() -> tuple[list[RuleSet], int]:
         table, named, types = text(said[1]), text(said[2]), number(said.get(4))  # _KEY_TYPE
         elements = []
         order = Order(_GETSETELEM, DUMP, _NUMBERS[family], name(1, table) + name(2, named))
-        for element in _elements(order, types):
+        for element in (each for message in listed(order) for each in parse_elements(message, types)):
             if kept < MOST_ELEMENTS:
                 kept += 1
                 elements.append(element)
@@ -127,23 +128,22 @@ def _sets() -> tuple[list[RuleSet], int]:
     return found, omitted
 
 
-def _elements(order: Order, types: int) -> Iterator[str]:
-    """The elements of one set, written down."""
-    for message in listed(order):
-        for kind, element in attributes(message.attributes().get(3, b"")):  # NFTA_SET_ELEM_LIST_ELEMENTS
-            parts = dict(attributes(element))
-            if kind != LISTED:
-                continue
-            key = dict(attributes(parts.get(1, b""))).get(1)  # NFTA_SET_ELEM_KEY: NFTA_DATA_VALUE
-            written = "*" if key is None else _key(key, types)
-            if number(parts.get(3)) & _INTERVAL_END:
-                if key is not None and any(key):  # the end of what no element begins
-                    yield f"< {written}"
-                continue
-            end = dict(attributes(parts.get(10, b""))).get(1)  # NFTA_SET_ELEM_KEY_END
-            written += "" if end is None or end == key else f"-{_key(end, types)}"
-            value = _value(dict(attributes(parts.get(2, b""))))  # NFTA_SET_ELEM_DATA
-            yield f"{written} : {value}" if value else written
+def parse_elements(message: Message, types: int) -> Iterator[str]:
+    """The elements of a set in one message, written down; `types` are those of its key's parts."""
+    for kind, element in attributes(message.attributes().get(3, b"")):  # NFTA_SET_ELEM_LIST_ELEMENTS
+        parts = dict(attributes(element))
+        if kind != LISTED:
+            continue
+        key = dict(attributes(parts.get(1, b""))).get(1)  # NFTA_SET_ELEM_KEY: NFTA_DATA_VALUE
+        written = "*" if key is None else _key(key, types)
+        if number(parts.get(3)) & _INTERVAL_END:
+            if key is not None and any(key):  # the end of what no element begins
+                yield f"< {written}"
+            continue
+        end = dict(attributes(parts.get(10, b""))).get(1)  # NFTA_SET_ELEM_KEY_END
+        written += "" if end is None or end == key else f"-{_key(end, types)}"
+        value = _value(dict(attributes(parts.get(2, b""))))  # NFTA_SET_ELEM_DATA
+        yield f"{written} : {value}" if value else written
 
 
 def _key(key: bytes, types: int) -> str:
@@ -154,7 +154,7 @@ def _key(key: bytes, types: int) -> str:
         types >>= _TYPE_BITS
     widths = [_WIDTHS.get(kind, 0) for kind in kinds]
     padded = [width + 3 & ~3 for width in widths]
-    if not all(widths) or len(key) < sum(padded[:-1]) + widths[-1]:
+    if not kinds or not all(widths) or len(key) < sum(padded[:-1]) + widths[-1]:
         return f"0x{key.hex()}"
     words, at = [], 0
     for kind, width, room in zip(kinds, widths, padded, strict=True):

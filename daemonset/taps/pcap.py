@@ -102,15 +102,16 @@ class Capture(Iterator[CapturedPacket]):
     """Iterates over the packets of one capture file, which it closes at the end.
 
     `packets`, `truncated` (why the file ends early, or None) and `dropped` are final after the last packet.
+    With `file`, which is open, `path` is only what errors call it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, file: IO[bytes] | None = None) -> None:
         self.path = Path(path)
         self.packets = 0
         self.truncated: str | None = None
         self.dropped = 0
         try:
-            self._file: IO[bytes] = self.path.open("rb", buffering=1 << 20)
+            self._file: IO[bytes] = file or self.path.open("rb", buffering=1 << 20)
         except OSError as error:
             raise CaptureFileError(f"{self.path} cannot be read: {error.strerror}") from error
         try:

@@ -45,7 +45,7 @@ def read_documents(paths: Sequence[Path]) -> Documents:
         shown = "standard input" if str(path) == "-" else str(path)
         text = _text(path, found, shown)
         if text is not None:
-            _read(text, shown, found)
+            read_text(text, shown, found)
     return found
 
 
@@ -86,7 +86,8 @@ def _text(path: Path, found: Documents, shown: str) -> str | None:
         return None
 
 
-def _read(text: str, shown: str, found: Documents) -> None:
+def read_text(text: str, shown: str, found: Documents) -> None:
+    """Add the objects of one file's text to what was found; `shown` is what the file is called."""
     if text.lstrip()[:1] in {"{", "["}:
         try:
             _take(msgspec.json.decode(text), shown, found)

@@ -19,6 +19,7 @@ from probe.cluster.fields import (
     namespace_of,
     number,
     objects,
+    plain,
     table,
     text,
 )
@@ -160,7 +161,7 @@ def _hook(container: Json) -> tuple[float | None, str]:
     command = " ".join(str(each)[:1024] for each in entries(stop, "exec.command"))
     if command:
         slept = sum(float(each) for each in _SLEEP.findall(command))
-        return (slept or None), f"preStop {command[:80]}"
+        return (slept or None), f"preStop {plain(command, 80)}"
     return None, "preStop by HTTP"
 
 

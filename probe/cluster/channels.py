@@ -43,7 +43,7 @@ def ended(data: bytes) -> Ended:
     """What channel ERROR said (meta/v1 Status; causes of type ExitCode)."""
     try:
         status: Any = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Ended(None, _text(data.decode("utf-8", "backslashreplace")))
     if not isinstance(status, dict):
         return Ended(None, "")

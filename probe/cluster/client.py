@@ -24,6 +24,7 @@ import aiohttp
 import msgspec
 from kubernetes.aio.client import ApiClient
 
+from probe.cluster.answers import mapping, page_of, parse_json, status_of
 from probe.cluster.kubeconfig import Access, load_access
 from probe.cluster.lister import AbsentError, ForbiddenError, Json
 from probe.cluster.resources import Resource, resource_path
@@ -181,7 +182,7 @@ class Api:
     def version(self) -> tuple[int, int]:
         """The server's version, (1, 36)."""
         answer = self.run(self.request("GET", "/version", ("get", _VERSION, None)))
-        numbers = [re.match(r"[0-9]+", str(answer.get(part))) for part in ("major", "minor")]
+        numbers = [re.match(r"[0-9]{1,4}", str(answer.get(part))) for part in ("major", "minor")]
         if numbers[0] is None or numbers[1] is None:
             raise ApiError(f"{self.server} does not say which Kubernetes it is; check --context", 200)
         return int(numbers[0].group()), int(numbers[1].group())
@@ -221,13 +222,11 @@ class Api:
                 query.pop("limit")
                 items.clear()
                 continue
-            kind = str(answer.get("kind", "")).removesuffix("List") or resource.kind
-            given = answer.get("items") or []
-            items += [{"apiVersion": resource.group_version, "kind": kind, **item} for item in given]
-            metadata = answer.get("metadata") or {}
-            if not metadata.get("continue"):
-                return items, str(metadata.get("resourceVersion", ""))
-            query["continue"] = str(metadata["continue"])
+            page = page_of(answer, resource)
+            items += page.items
+            if not page.going_on:
+                return items, page.version
+            query["continue"] = page.going_on
 
     async def watch(
         self, resource: Resource, namespace: str | None, version: str, *, labels: str = ""
@@ -249,7 +248,7 @@ class Api:
             try:
                 async for event in _lines(response.content):
                     if event.get("type") == "ERROR":
-                        raise _refusal(event.get("object") or {}, 500, wanted)
+                        raise refusal_of(mapping(event.get("object")), 500, wanted)
                     yield event
             except (aiohttp.ClientError, TimeoutError) as error:
                 raise self._unreachable(error) from error
@@ -273,7 +272,7 @@ class Api:
                 async with self._send(
                     method, path, wanted, query=query, body=body, timeout=timeout
                 ) as response:
-                    return _json(await response.read())
+                    return parse_json(await response.read())
             except ApiError as error:
                 if pause is None or error.status not in (_BUSY if method != "POST" else _NOT_DONE):
                     raise
@@ -308,7 +307,7 @@ class Api:
                     await self._renew()
                     continue
                 if response.status >= 400:
-                    raise _refusal(_json(await response.read()), response.status, wanted)
+                    raise refusal_of(parse_json(await response.read()), response.status, wanted)
                 yield response
                 return
 
@@ -406,15 +405,7 @@ def _not_opened(status: int, wanted: tuple[str, Resource, str | None]) -> Unavai
         )
     if status == 404:
         return NotFoundError("the pod is not there any more; run the command again", status)
-    return _refusal({"message": "the handshake was refused"}, status, wanted)
-
-
-def _json(data: bytes) -> Json:
-    try:
-        answer = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return {"message": data[:300].decode("utf-8", "backslashreplace").strip()}
-    return answer if isinstance(answer, dict) else {}
+    return refusal_of({"message": "the handshake was refused"}, status, wanted)
 
 
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[Json]:
@@ -425,7 +416,7 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[Json]:
         *lines, rest = buffer.split(b"\n")
         for line in lines:
             if line.strip():
-                yield _json(bytes(line))
+                yield parse_json(bytes(line))
         buffer = bytearray(rest)
         if len(buffer) > _LINE_LIMIT:
             raise ApiError(
@@ -433,12 +424,11 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[Json]:
             )
 
 
-def _refusal(answer: Json, status: int, wanted: tuple[str, Resource, str | None]) -> UnavailableError:
+def refusal_of(answer: Json, status: int, wanted: tuple[str, Resource, str | None]) -> UnavailableError:
     """The error for a Status object (meta/v1 Status) that answered what was wanted: verb, resource, namespace."""
     verb, resource, namespace = wanted
-    code = answer.get("code") or status
-    message = " ".join(str(answer.get("message") or "").split())[:600]
-    reason = str(answer.get("reason") or "")
+    said = status_of(answer)
+    code, reason, message = said.code or status, said.reason, said.message
     where = f" in namespace {namespace}" if namespace else ""
     what = f"{verb} {resource.plural}{where}"
     match code:
@@ -456,13 +446,12 @@ def _refusal(answer: Json, status: int, wanted: tuple[str, Resource, str | None]
             return ApiError(
                 f"the cluster refuses to {what}: {message}; ask who runs the cluster", 403, reason, message
             )
-        case 404 if not answer.get("details"):
+        case 404 if not said.about_an_object:
             # The server does not know the path: the whole resource is absent, not one object of it.
             return AbsentError(resource.group_version, resource.plural)
         case 404:
-            name = (answer.get("details") or {}).get("name", "")
-            said = f"there is no {resource.singular} {name}{where}; see `kubectl get {resource.plural}`"
-            return NotFoundError(said, 404, reason, message)
+            lack = f"there is no {resource.singular} {said.name}{where}; see `kubectl get {resource.plural}`"
+            return NotFoundError(lack, 404, reason, message)
         case 409:
             return ConflictError(f"cannot {what}: {message}; run the command again", 409, reason, message)
         case 410:

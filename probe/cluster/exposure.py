@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from analysis.facts import Facts, Pod, Service
+from analysis.ports import is_port
 from probe.cluster.fields import plain
 from probe.errors import UnavailableError
 
@@ -115,7 +116,7 @@ def ports_of(
 def _own_ports(service: Service) -> set[int]:
     found = {number for port in service.ports for number in (port.port, port.node_port)}
     found |= {endpoint.port for endpoint in service.endpoints}
-    found |= {int(port.target) for port in service.ports if port.target.isascii() and port.target.isdigit()}
+    found |= {int(port.target) for port in service.ports if is_port(port.target)}
     return {number for number in found | {service.health_check_node_port} if 0 < number <= 0xFFFF}
 
 

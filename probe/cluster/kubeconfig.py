@@ -10,22 +10,27 @@ import contextlib
 import logging
 import os
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+import yaml  # type: ignore[import-untyped] # for its errors, which `kubernetes` lets through
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.config import ConfigException
 from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, InClusterConfigLoader
 from kubernetes.aio.config.kube_config import KubeConfigLoader, KubeConfigMerger
 
 from probe.errors import UnavailableError
+from probe.render.escape import escape
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 #: What the package raises for a file that is no kubeconfig, beside its own error.
-_MALFORMED = (ConfigException, KeyError, TypeError, ValueError, AttributeError)
+_MALFORMED = (
+    ConfigException, KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, yaml.YAMLError,
+)  # fmt: skip
 
 
 class Access(Protocol):
@@ -84,20 +89,20 @@ class FileAccess:
             raise UnavailableError(
                 f"the kubeconfig {paths} holds no contexts; name the one that kubectl uses"
             )
-        known = f"it has {', '.join(sorted(contexts))}"
+        known = f"it has {escape(', '.join(sorted(contexts)))}"
         if not name:
             raise UnavailableError(f"the kubeconfig {paths} has no current context; give --context ({known})")
         if name not in contexts:
             raise UnavailableError(
                 f"the kubeconfig {paths} has no context {name!a}; give --context ({known})"
             )
-        chosen = contexts[name].get("context") or {}
-        cluster = _named(document, "clusters").get(str(chosen.get("cluster")))
-        if cluster is None or not (cluster.get("cluster") or {}).get("server"):
+        chosen = _mapping(contexts[name].get("context"))
+        cluster = _mapping(_named(document, "clusters").get(str(chosen.get("cluster")), {}).get("cluster"))
+        if not cluster.get("server"):
             raise UnavailableError(
                 f"the kubeconfig {paths} has no server for the context {name!a}; set its cluster"
             )
-        server = str(cluster["cluster"]["server"]).rstrip("/")
+        server = str(cluster["server"]).rstrip("/")
         if not server.startswith(("http://", "https://")):
             raise UnavailableError(
                 f"the kubeconfig {paths}: {server[:80]!a} is no URL of an API server; set its cluster's server"
@@ -167,7 +172,7 @@ def _merged(paths: str) -> dict[str, Any]:
             raise UnavailableError(
                 f"the kubeconfig {path} cannot be read: {error.strerror or error}; check the file's rights"
             ) from error
-        except ValueError as error:  # msgspec's errors and Unicode's
+        except _MALFORMED as error:  # msgspec's errors and Unicode's are ValueErrors
             raise UnavailableError(
                 f"{path} is no kubeconfig: {_one_line(error)}; name the one that kubectl uses"
             ) from error
@@ -187,11 +192,17 @@ def _merged(paths: str) -> dict[str, Any]:
 def _named(document: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
     """The entries of a part by their names."""
     found = {}
-    for entry in document.get(part) or ():
+    listed = document.get(part)
+    for entry in listed if isinstance(listed, Iterable) else ():
         value = getattr(entry, "value", entry)
         if isinstance(value, dict) and isinstance(value.get("name"), str):
             found[value["name"]] = value
     return found
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """An object of the file, empty where it is none."""
+    return value if isinstance(value, Mapping) else {}
 
 
 class _Complaints(logging.Handler):
@@ -220,4 +231,4 @@ class _Complaints(logging.Handler):
 
 def _one_line(error: Exception) -> str:
     said = " ".join(str(error).split()).replace('in "<byte string>", ', "in ")
-    return said[:300] or type(error).__name__
+    return escape(said[:300]) or type(error).__name__

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from analysis.ingress import Ingress, Kind, Listener
+from analysis.ports import is_port
 from analysis.trust import readers
 from analysis.trust.model import TraefikTrust
 from probe.cluster.command_lines import environment
@@ -53,7 +54,7 @@ def traefik_settings(reading: Reading, proxy: Proxy) -> Ingress | None:
 def _entry_point(name: str, options: Mapping[str, str]) -> Listener | None:
     host, _, rest = options.get("address", "").rpartition(":")
     port, _, protocol = rest.partition("/")
-    if not port.isdigit() or not 0 < int(port[:6]) <= 0xFFFF or protocol.lower() == "udp":
+    if not is_port(port) or port == "0" or protocol.lower() == "udp":
         return None
     written: dict[str, dict[str, object]] = {}
     if options.get("proxyprotocol", "false").lower() == "true":

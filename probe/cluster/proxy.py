@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.facts import Service
+from analysis.ports import is_port
 from probe.cluster.command_lines import Flags, command_line, flags_of
 from probe.cluster.controllers import Product
 from probe.cluster.fields import Json, key_of, name_of, objects, plain, table
@@ -53,7 +54,7 @@ def ports_of_proxy(service: Service) -> list[Port]:
             continue
         targets = {each.port for each in service.endpoints if each.port_name == port.name}
         if not targets:
-            targets = {int(port.target)} if port.target.isdigit() else {port.port}
+            targets = {int(port.target)} if is_port(port.target) else {port.port}
         tls = port.port == 443 or "https" in {port.name, port.app_protocol} or port.name == "websecure"
         for target in sorted(targets):
             found.setdefault(target, Port(target, port.port, port.name, tls))

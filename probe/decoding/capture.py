@@ -16,7 +16,7 @@ from analysis.receivers import receptions
 from daemonset.decode.packet import TCP, Batch
 from daemonset.decode.proxy_protocol import NotProxyProtocolError, begins_header
 from daemonset.observation import PACKET, ProxyHeader, TcpFlag, endpoint_text
-from daemonset.taps.pcap import CapturedPacket, read_packets
+from daemonset.taps.pcap import Capture, CapturedPacket, read_packets
 from probe.decoding.answer import (
     Answer,
     Seen,
@@ -81,8 +81,11 @@ class HeaderFinder:
 
     def read(self, path: str) -> Iterator[Answer]:
         """An answer for each header, in the order in which they became clear. Raises CaptureFileError."""
+        yield from self.answers(read_packets(path))
+
+    def answers(self, capture: Capture) -> Iterator[Answer]:
+        """The same of a capture that is open."""
         payloads = _Payloads()
-        capture = read_packets(path)
         for number, packet in enumerate(capture, 1):
             found = payloads.read(packet)
             if found and not found[0]["icmp"]:

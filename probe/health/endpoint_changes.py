@@ -78,18 +78,23 @@ def read_changes(path: Path) -> tuple[EndpointChange, ...]:
             raise UsageError(
                 f"{path} is larger than {_LIMIT // 1024 // 1024} MiB; give the events of one rollout"
             )
-        lines = path.read_bytes().splitlines()
+        data = path.read_bytes()
     except OSError as error:
         raise os_error(error, f"read {path}") from error
+    return parse_changes(data, str(path))
+
+
+def parse_changes(data: bytes, name: str) -> tuple[EndpointChange, ...]:
+    """The same of the file's bytes; `name` is what errors call it. Raises UsageError."""
     state = EndpointState()
     found: list[EndpointChange] = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(data.splitlines(), start=1):
         if not line.strip():
             continue
-        event = _event(line, f"{path}, line {number}")
-        found += state.take(event, _time(event, f"{path}, line {number}"))
+        event = _event(line, f"{name}, line {number}")
+        found += state.take(event, _time(event, f"{name}, line {number}"))
     if not found:
-        raise UsageError(f"{path} tells of no endpoint; {_FORM}")
+        raise UsageError(f"{name} tells of no endpoint; {_FORM}")
     return tuple(sorted(found, key=lambda change: change.time))
 
 

@@ -129,7 +129,7 @@ def read_answer(line: bytes) -> Answered | None:
     """One line of the asking process; None where it is none."""
     try:
         return msgspec.json.decode(line, type=Answered)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -26,6 +26,7 @@ from probe.ingress.nginx_files import (
     read_tree,
 )
 from probe.ingress.objects import Data, objects_ingresses
+from probe.render.escape import escape
 
 _FORMS = (
     "an nginx.conf, what `nginx -T` prints, a haproxy.cfg, or the ConfigMap of ingress-nginx as YAML or JSON"
@@ -39,14 +40,19 @@ _NGINX = re.compile(r"[;{}][ \t\r]*(?:#.*)?$", re.MULTILINE)
 
 def read_config(path: Path) -> list[Ingress]:
     """The ingresses that a file configures, mostly one. Raises ProbeError with file and line."""
-    text = _text(path)
+    return parse_config(_text(path), str(path), in_folder(path))
+
+
+def parse_config(text: str, name: str, lookup: Lookup) -> list[Ingress]:
+    """The same of a text; `name` is what errors call it, `lookup` finds what it includes. Raises UsageError."""
     try:
-        return [_checked(each) for each in _ingresses(text, path)]
+        return [_checked(each) for each in _ingresses(text, name, lookup)]
     except ConfigError as error:
-        file = error.file or str(path)
+        file = error.file or name
         place = f"{file} line {error.line}" if error.line else file
         said = f"--ingress-config {place}: {error}"
-        raise UsageError(said if ";" in said else f"{said}; give a file as the server runs with") from error
+        said = said if ";" in said else f"{said}; give a file as the server runs with"
+        raise UsageError(escape(said)) from error  # it may quote the file
 
 
 def _checked(ingress: Ingress) -> Ingress:
@@ -94,17 +100,17 @@ def _text(path: Path) -> str:
     return data.decode("utf-8-sig", errors="replace")
 
 
-def _ingresses(text: str, path: Path) -> list[Ingress]:
+def _ingresses(text: str, name: str, lookup: Lookup) -> list[Ingress]:
     first = _first_word(text)
     if text.lstrip()[:1] in {"{", "["} or _OBJECT.search(text):
-        return objects_ingresses(text, str(path), _embedded)
+        return objects_ingresses(text, name, _embedded)
     if DUMP_MARK.search(text):
-        main, *others = dump_parts(text, str(path))
-        return [nginx_ingress(read_tree(main, in_parts(others, main.name)), str(path))]
+        main, *others = dump_parts(text, name)
+        return [nginx_ingress(read_tree(main, in_parts(others, main.name)), name)]
     if first in SECTIONS and not _nginx_section(text, first):
-        return [haproxy_ingress(text, str(path))]
+        return [haproxy_ingress(text, name)]
     if _NGINX.search(text):
-        return [_nginx(Part(str(path), text, str(path)), in_folder(path))]
+        return [_nginx(Part(name, text, name), lookup)]
     raise ConfigError(f"it is none of the kinds that are known; expected {_FORMS}")
 
 

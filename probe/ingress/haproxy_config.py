@@ -16,13 +16,14 @@ from analysis.ingress import Ingress, Kind, Listener, Upstream, canonical
 from analysis.trust.model import HaproxyRule, HaproxyTrust
 from probe.ingress.errors import ConfigError
 from probe.ingress.haproxy_grammar import Section, Setting, parse
+from probe.ingress.nginx_config import MOST_OF_RANGES
 
 #: Both, since HAProxy 1.5.
 VERSIONS = (1, 2)
 
 _FORWARDED_FOR = "X-Forwarded-For"
 _HEADER_OF = re.compile(
-    r"(?:req\.|req_)?(?:f?hdr)(?:_ip)?\((?P<name>[A-Za-z0-9-]+)(?:,(?P<at>-?\d+))?\)", re.IGNORECASE
+    r"(?:req\.|req_)?(?:f?hdr)(?:_ip)?\((?P<name>[A-Za-z0-9-]+)(?:,(?P<at>-?[0-9]{1,3}))?\)", re.IGNORECASE
 )
 _ABOUT_CLIENT = re.compile(
     r"^(x-forwarded-for|forwarded|x-real-ip|true-client-ip|x-original-forwarded-for)$", re.IGNORECASE
@@ -36,6 +37,18 @@ _SENDS = {
     "no-send-proxy": 0,
     "no-send-proxy-v2": 0,
 }
+
+
+@dataclass(slots=True)
+class _Ranges:
+    """How many ports ranges have named so far."""
+
+    named: int = 0
+
+    def admits(self, span: range) -> bool:
+        """Whether these may be told one by one, too."""
+        self.named += len(span) if len(span) > 1 else 0
+        return len(span) < 2 or self.named <= MOST_OF_RANGES
 
 
 @dataclass(slots=True)
@@ -62,9 +75,10 @@ def haproxy_ingress(text: str, file: str) -> Ingress:
     backends = {each.section.name: each for each in proxies if each.section.kind in {"backend", "listen"}}
     notes: list[str] = []
     listeners: list[Listener] = []
+    ranges = _Ranges()
     for proxy in proxies:
         if proxy.takes:
-            listeners += _listeners(proxy, backends, notes)
+            listeners += _listeners(proxy, backends, notes, ranges)
     if not listeners and not notes:
         raise ConfigError('it has no "bind", so no connections arrive here')
     return Ingress(Kind.HAPROXY, tuple(listeners), file, tuple(notes))
@@ -101,7 +115,9 @@ def _sources(words: tuple[str, ...]) -> tuple[str, ...] | None:
     return words[1:]
 
 
-def _listeners(proxy: _Proxy, backends: dict[str, _Proxy], notes: list[str]) -> Iterator[Listener]:
+def _listeners(
+    proxy: _Proxy, backends: dict[str, _Proxy], notes: list[str], ranges: _Ranges
+) -> Iterator[Listener]:
     behind = list(_behind(proxy, backends))
     trusts = {_trust(proxy, backend) for backend in behind or [proxy]}
     remarks: list[str] = []
@@ -120,7 +136,7 @@ def _listeners(proxy: _Proxy, backends: dict[str, _Proxy], notes: list[str]) -> 
         accept = "accept-proxy" in words
         expected = True if accept else expects
         trust = replace(base, accept_proxy=accept) if base else None
-        for address, port in _places(places[0] if places else "", setting, notes):
+        for address, port in _places(places[0] if places else "", setting, notes, ranges):
             yield Listener(
                 port=port,
                 addresses=(address,) if address else (),
@@ -257,7 +273,7 @@ def _servers(proxy: _Proxy) -> Iterator[Upstream]:
                 default = _sent(words, default)
             case ("server", name, place, *words):
                 check = _after(tuple(words), "port") if "check" in words else ()
-                number = int(check[0]) if check and check[0].isascii() and check[0].isdigit() else 0
+                number = int(check[0]) if check and re.fullmatch(r"[0-9]{1,5}", check[0]) else 0
                 yield Upstream(canonical(_FAMILY_PREFIX.sub("", place)), _sent(words, default), name, number)
             case _:
                 pass
@@ -269,7 +285,7 @@ def _sent(words: list[str], before: int) -> int:
     return before
 
 
-def _places(text: str, setting: Setting, notes: list[str]) -> Iterator[tuple[str, int]]:
+def _places(text: str, setting: Setting, notes: list[str], ranges: _Ranges) -> Iterator[tuple[str, int]]:
     """Address ("" for every one) and port of each part of a `bind`. Raises ConfigError where there is none."""
     if not text:
         raise ConfigError('"bind" names no address or port', line=setting.line)
@@ -281,10 +297,17 @@ def _places(text: str, setting: Setting, notes: list[str]) -> Iterator[tuple[str
             notes.append(f"line {setting.line}: bind {part} is not followed")
             continue
         if not all(
-            each.isascii() and each.isdigit() and 0 < int(each) < 1 << 16 for each in (first, last or first)
+            each.isascii() and each.isdigit() and len(each) < 6 and 0 < int(each) < 1 << 16
+            for each in (first, last or first)
         ):
             raise ConfigError(f'"bind {part[:60]}" has no port', line=setting.line)
         address = {"*": "0.0.0.0", "": "0.0.0.0"}.get(address, canonical(address.strip("[]")))  # noqa: S104 - its own meaning
         every = address == "::" and "v4v6" in setting.words
-        for port in range(int(first), int(last or first) + 1):
+        span = range(int(first), int(last or first) + 1)
+        if not ranges.admits(span):
+            notes.append(
+                f"line {setting.line}: bind {part} is not followed: more than {MOST_OF_RANGES} ports in ranges"
+            )
+            continue
+        for port in span:
             yield "" if every else address, port

@@ -7,6 +7,7 @@ log. What servers told in several lines is put together, then what configuration
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,24 +42,26 @@ class Log(NamedTuple):
 
 def read_log(path: Path) -> Log:
     """Read a log. Raises ProbeError where it cannot be read, or nothing of it is understood."""
-    reader = _Reader(str(path))
     try:
         with path.open("rb") as file:
-            magic = file.peek(6)[:6]
-            for beginning, command in _COMPRESSED.items():
-                if magic.startswith(beginning):
-                    raise UsageError(
-                        f"--ingress-log {path} is compressed; give what `{command} {path}` prints"
-                    )
-            for line in read_lines(file, SIZE_LIMIT):
-                if isinstance(line, TooLong):
-                    reader.skip(line.number)
-                else:
-                    reader.take(line)
-            complete = not file.read(1)
+            return parse_log(file, str(path))
     except OSError as error:
         raise os_error(error, f"read {path}") from error
-    return reader.log(complete)
+
+
+def parse_log(file: BufferedReader, name: str) -> Log:
+    """What an open log says; `name` is what it is called. Raises UsageError as `read_log`, and OSError."""
+    reader = _Reader(name)
+    magic = file.peek(6)[:6]
+    for beginning, command in _COMPRESSED.items():
+        if magic.startswith(beginning):
+            raise UsageError(f"--ingress-log {name} is compressed; give what `{command} {name}` prints")
+    for line in read_lines(file, SIZE_LIMIT):
+        if isinstance(line, TooLong):
+            reader.skip(line.number)
+        else:
+            reader.take(line)
+    return reader.log(complete=not file.read(1))
 
 
 def check_log(path: Path) -> None:

@@ -23,6 +23,9 @@ from probe.ingress.nginx_grammar import Directive
 #: nginx takes both since 1.13.11; older ones are out of every distribution.
 VERSIONS = (1, 2)
 
+#: Ports in ranges that one configuration can have, each as often as it is named; a few letters can name all 65,535.
+MOST_OF_RANGES = 1000
+
 _PASSES = frozenset({"proxy_pass", "grpc_pass", "fastcgi_pass", "uwsgi_pass", "scgi_pass"})
 _ABOUT_CLIENT = re.compile(r"forwarded|real-ip|client-ip|connecting-ip", re.IGNORECASE)
 _CLIENT_VARIABLE = re.compile(
@@ -110,7 +113,7 @@ def nginx_ingress(tree: Tree, file: str) -> Ingress:
         *([("http", bare)] if bare else []),
     ]:
         reading.block(mode, block)
-    if not reading.sockets and not tree.missing:
+    if not reading.sockets and not reading.of_ranges and not tree.missing:
         raise ConfigError(
             "it has no server that listens on a port; give nginx.conf with its includes, or `nginx -T`"
         )
@@ -125,6 +128,7 @@ class _Reading:
         self.notes = notes
         self.sockets: dict[tuple[str, int], _Socket] = {}
         self.upstreams: dict[str, tuple[Upstream, ...]] = {}
+        self.of_ranges = 0  # ports, each as often as it is named
 
     def block(self, mode: str, block: list[Directive]) -> None:
         """Read an http or stream block."""
@@ -146,6 +150,12 @@ class _Reading:
             if listen.unix or listen.udp:
                 what = "a unix socket" if listen.unix else "UDP"
                 self.notes.append(f"line {listen.line}: {what} is not followed")
+                continue
+            self.of_ranges += len(listen.ports) if len(listen.ports) > 1 else 0
+            if len(listen.ports) > 1 and self.of_ranges > MOST_OF_RANGES:
+                self.notes.append(
+                    f"line {listen.line}: its ports are not followed: more than {MOST_OF_RANGES} in ranges"
+                )
                 continue
             for port in listen.ports:
                 socket = self.sockets.setdefault((listen.address, port), _Socket(listen.line))
@@ -245,7 +255,7 @@ def _any(address: str) -> str:
 
 def _ports(text: str, directive: Directive) -> range:
     first, _, last = text.partition("-")
-    if first.isascii() and first.isdigit() and (not last or (last.isascii() and last.isdigit())):
+    if len(text) < 12 and all(each.isascii() and each.isdigit() for each in (first, last or first)):
         ports = range(int(first), int(last or first) + 1)
         if ports and ports[0] > 0 and ports[-1] < 1 << 16:
             return ports

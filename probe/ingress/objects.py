@@ -111,10 +111,10 @@ def _yaml(text: str, lines_before: int) -> Any:
         raise ConfigError(
             "reading YAML needs PyYAML, which comes with the extra `cluster`; or give it as JSON (kubectl -o json)"
         ) from error
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+    except (msgspec.DecodeError, RecursionError, ValueError, ArithmeticError, TypeError) as error:
         # PyYAML tells the context, then the problem, each with its place on an indented line below it.
         told = str(error).split("\n")
-        what = [each for each in told if not each.startswith(" ")][-1]
+        what = ([each for each in told if not each.startswith(" ")] or told)[-1]
         places = [int(found[1]) for each in told if (found := _PLACE.search(each))]
         line = lines_before + places[-1] if places else 0
         raise ConfigError(f"it is not YAML: {what[:120]}", line=line) from error

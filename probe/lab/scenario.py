@@ -10,12 +10,13 @@ from __future__ import annotations
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from probe.lab.complaints import complaints
 from probe.lab.errors import ScenarioError
+from probe.render.escape import escape
 
 FOLDER = Path(__file__).parent / "scenarios"
 
@@ -373,15 +374,23 @@ def parse_scenario(text: str, file: str) -> Scenario:
     """A scenario from TOML text; `file` is how errors name it. Raises ScenarioError."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ScenarioError(f"{file}: it is not TOML: {error}; see docs/lab.md") from error
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # TOMLDecodeError is one, and so is a number of too many digits
+        raise ScenarioError(f"{file}: it is not TOML: {escape(str(error), 300)}; see docs/lab.md") from error
+    return scenario_of(table, file)
+
+
+def scenario_of(table: dict[str, Any], file: str) -> Scenario:
+    """A scenario from what stands in a file of that name. Raises ScenarioError."""
     if "name" in table:
         raise ScenarioError(f"{file}: unknown key `name`; the file's name is the scenario's")
     try:
         scenario = msgspec.convert({**table, "name": Path(file).stem}, Scenario)
     except msgspec.ValidationError as error:
         reason = str(error).replace("Object contains unknown field", "unknown key")
-        raise ScenarioError(f"{file}: {reason}; see docs/lab.md") from error
+        raise ScenarioError(f"{file}: {escape(reason, 300)}; see docs/lab.md") from error
     for complaint in complaints(scenario):
-        raise ScenarioError(f"{file}: {complaint}; see docs/lab.md")
+        raise ScenarioError(f"{file}: {escape(complaint, 300)}; see docs/lab.md")
     return scenario

@@ -171,6 +171,11 @@ def read_meta(folder: Path) -> Meta:
         ) from error
     except OSError as error:
         raise os_error(error, f"read {path}") from error
+    return parse_meta(text, path)
+
+
+def parse_meta(text: bytes, path: Path) -> Meta:
+    """What the text of a `session.json` says; `path` is what errors call it. Raises UsageError as `read_meta`."""
     try:
         header = msgspec.json.decode(text, type=_Header)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -179,7 +184,7 @@ def read_meta(folder: Path) -> Meta:
         raise UsageError(f"{path} is not of a session that probe recorded; give the folder of --record")
     if header.version > VERSION:
         raise UsageError(
-            f"{folder} was recorded by a newer probe (session version {header.version}, this one reads up to "
+            f"{path.parent} was recorded by a newer probe (session version {header.version}, this one reads up to "
             f"{VERSION}); use that one"
         )
     try:

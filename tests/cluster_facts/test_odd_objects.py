@@ -43,7 +43,7 @@ EDGE = [
 ODD: list[Any] = [
     None, True, False, 0, -1, 3, 80, 70_000, 1 << 70, 1e308, "", "web", "10.0.0.1", "::ffff:1.2.3.4", "0.0.0.0/0",
     "fe80::1%eth0", [], [None], [[]], [{}], {}, {"a": {}}, {"": ""}, "x" * 5000, "true", "Local", "$(A)", "'",
-    "- &a [*a]",
+    "- &a [*a]", "²", "9" * 5000,
     *[value.decode("utf-8", "replace")[:2000] for value in VALUES.values()],
 ]  # fmt: skip
 

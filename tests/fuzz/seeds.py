@@ -13,12 +13,48 @@ from scapy.layers.vxlan import VXLAN
 
 from daemonset import wire
 from daemonset.decode.packet import Batch
-from daemonset.node.nfnetlink import attribute, u32
-from daemonset.observation import Bye, Hello, Loss, Tap, TapKind, Taps
+from daemonset.node.ctnetlink import parse_message
+from daemonset.node.health_port import Answered, understood
+from daemonset.node.nfnetlink import Order, attribute, name, nested, u32
+from daemonset.observation import (
+    PACKET,
+    Bye,
+    Chain,
+    Gap,
+    Heads,
+    Hello,
+    Interface,
+    Loss,
+    PodNamespace,
+    Route,
+    Rule,
+    RuleHit,
+    RuleHits,
+    Ruleset,
+    Tap,
+    TapKind,
+    Taps,
+    Topology,
+    TracedRules,
+    Tracing,
+)
 from probe.objects import facts_from_objects
 from probe.sessions.folder import Meta
 from tests.decode.encode import SIGNATURE, inet, tcp4, tlv, v1, v2, with_checksum
-from tests.fuzz.invariants import CHECKS
+from tests.fuzz.texts import (
+    ANSWER,
+    CONFIGMAP,
+    DUMP,
+    EVENTS,
+    HAPROXY,
+    HEALTH,
+    KUBECONFIG,
+    LIST,
+    LOGS,
+    NGINX,
+    SCENARIO,
+    STATUS,
+)
 from tests.ground.test_conntrack_records import WHOLE
 from tests.ground.test_legacy_table import entry, info
 from tests.ground.test_trace_messages import IPV4, expression, rule, trace
@@ -120,6 +156,28 @@ LINES = (
     b"tcp      6 86399 ESTABLISHED src=192.0.2.1 dst=198.51.100.1 sport=1 dport=80 src=10.0.0.2 dst=192.0.2.1 "
     b"sport=8080 dport=1 [ASSURED] mark=0 use=1\n    [NEW] udp      17 30 src=::1 dst=::2 sport=1 dport=2"
 )
+
+
+def chain() -> bytes:
+    """A base chain, as NFT_MSG_NEWCHAIN tells it."""
+    said = (
+        name(1, "nat")
+        + name(3, "pre")
+        + nested(4, u32(1, 0), u32(2, 0xFFFFFF9C))
+        + u32(5, 1)
+        + name(7, "nat")
+    )
+    return Order(3, 0, 2, said).message(1)
+
+
+def elements() -> bytes:
+    """Elements of a map, as NFT_MSG_NEWSETELEM tells them."""
+    verdict = nested(2, nested(2, u32(1, -3), name(2, "KUBE-SVC-X")))
+    one = nested(1, nested(1, nested(1, attribute(1, bytes([10, 0, 0, 1])))), verdict)
+    end = nested(1, nested(1, nested(1, attribute(1, bytes([10, 0, 0, 9])))), u32(3, 1))
+    return Order(12, 0, 2, name(1, "nat") + name(2, "m") + nested(3, one, end)).message(1)
+
+
 ENTRIES = entry(verdict=-1, packets=7) + entry(verdict=-1)
 
 
@@ -144,36 +202,134 @@ def some(*names: str) -> dict[str, bytes]:
     return {name: HEADERS[name] for name in names}
 
 
+def framed(kind: int, payload: bytes) -> bytes:
+    """A frame for `recordings`: its kind, then what is in it."""
+    return bytes([kind]) + payload
+
+
+def message(value: object) -> bytes:
+    return framed(0, msgspec.msgpack.encode(value))
+
+
+def rows() -> dict[str, bytes]:
+    """Rows of a stream, plain and packed."""
+    batch = Batch()
+    for each in PACKETS.values():
+        batch.add(bytes(each), link=1, time=1, tap=0)
+    plain, heads = batch.take()
+    written: list[bytes] = []
+    writer = wire.Writer(written.append)
+    writer.packets(plain)
+    whole = b"".join(written)
+    (nat,) = [row for row in [parse_message(WHOLE, time=1)] if row is not None]
+    return {
+        "packets": framed(1, bytes(plain[: 2 * PACKET.size])),
+        "packed": framed(3, whole[wire.PREAMBLE.size + wire.HEADER.size :]),
+        "nat": framed(2, nat),
+        "heads": message(Heads(heads)),
+    }
+
+
+RULE = Rule("ip", "nat", "KUBE-SVC-X", 7, "tcp dport 80", "default/web:http", "dnat")
+MESSAGES = {
+    "hello": message(Hello("node1", features={"ring": "v3"})),
+    "taps": message(Taps((Tap("node1", TapKind.NIC, "eth0"),))),
+    "topology": message(
+        Topology(
+            interfaces=(Interface(2, "eth0", addresses=("192.0.2.1/24", "2001:db8::1/64")),),
+            routes=(Route("10.0.0.0/8", "192.0.2.254", "eth0"),),
+            pods=(PodNamespace("1", ("10.0.0.2/24",), "veth1"),),
+        )
+    ),
+    "loss": message(Loss(0, 7, 0)),
+    "gap": message(Gap("conntrack", "more than 7", 1)),
+    "bye": message(Bye("end")),
+    "tracing": message(Tracing("1", "nftables trace", unheard=("iptables-legacy nat",))),
+    "rules": message(TracedRules((RULE,))),
+    "hits": message(RuleHits((RuleHit(1, 2, "ip", "nat", "KUBE-SVC-X", 7, "jump", "KUBE-MARK-MASQ"),))),
+    "ruleset": message(Ruleset("nftables", chains=(Chain("ip", "nat", "c"),), rules=(RULE,))),
+}
+
+
 def seeds() -> dict[str, bytes]:
-    """Every seed by its file's name."""
-    inputs = {
+    """Every seed by its file's name: its reader's, and what it is. A seed's first byte is the number beside it."""
+    plain = {
         "proxy_headers": HEADERS,
         "payloads": {name: data for name, data in PAYLOADS.items() if name not in HEADERS or name == "two"},
         "requests": {name: PAYLOADS[name] for name in ("get", "pipelined", "response")},
         "hellos": {"hello": HELLO},
         "packets": {name: bytes(packet) for name, packet in PACKETS.items()},
-        "frames": {"stream": stream()},
-        "answers": some("v1-tcp4", "v2-ssl", "v2-vendors", "two"),
-        "receivers": some("v1-tcp6", "v1-broken", "v2-tlvs", "v2-local-aws", "v2-ssl"),
         "streams": some("v1-tcp4", "two"),
-        "conntrack": {"message": WHOLE, "lines": LINES},
+        "claims": {"lists": b'192.0.2.1, 10.0.0.1\nfor=192.0.2.1;by=x, for="[2001:db8::1]:80"\n192.0.2.1'},
+        "conntrack": {"message": WHOLE},
+        "conntrack_tables": {"lines": LINES},
         "netfilter": {
             "trace": trace(attribute(8, IPV4), attribute(9, TCP_HEADER), u32(14, 0x4000)),
             "odd-name": trace().replace(b"KUBE", b"KUB\xff").replace(b"EXT", b"\n\x1b["),
             "rule": rule(expression("meta", u32(2, 12), u32(3, 1)), expression("masq", u32(1, 0))),
         },
+        "rule_sets": {"chain": chain(), "elements": elements()},
         "legacy_tables": {"output": info(ENTRIES, 0, len(ENTRIES) // 2) + ENTRIES},
-        "capture_files": {"pcap": capture_file(), "pcapng": capture_file_ng()},
-        "objects": {"list": msgspec.json.encode(OBJECTS)},
+        "frames": {"stream": stream()},
         "session_indices": {
             "whole": msgspec.json.encode(Meta(places=("n",), facts=facts_from_objects(OBJECTS)))
         },
+        "health_answers": {"weight": ANSWER + HEALTH},
+        "health_lines": {
+            "answered": msgspec.json.encode(understood(Answered(0, 1, "closed"), ANSWER + HEALTH)) + b"\n"
+        },
+        "channel_messages": {
+            "failed": b"\3" + msgspec.json.encode(STATUS),
+            "status": msgspec.json.encode(STATUS),
+        },
+        "echoes": {
+            "json": b'{"client_host": ["192.0.2.1", 5000]}',
+            "lines": b"RemoteAddr: 192.0.2.1:5000\nIP: ::1\n",
+        },
+        "capture_files": {"pcap": capture_file(), "pcapng": capture_file_ng()},
+        "headers_in_files": {"pcap": capture_file(), "pcapng": capture_file_ng()},
+        "hex_lines": {"line": LINE.hex(" ").encode()},
+        "scenarios": {"small": SCENARIO},
+        "manifests": {"yaml": CONFIGMAP, "json": msgspec.json.encode(OBJECTS)},
+        "watch_events": {"two": EVENTS},
+        "kubeconfigs": {"small": KUBECONFIG},
+        "objects": {"list": msgspec.json.encode(OBJECTS)},
+        "odd_scenarios": {"orders": bytes(range(24))},
+        "odd_sessions": {"orders": bytes(range(24))},
+        "rule_ways": {
+            "some": b"-p tcp;-m tcp --dport 80\n-s 192.0.2.0/24;! -d ::1/128\n--set-xmark 0x4000/0x4000\n"
+            b"--to-destination 10.0.0.2:8080\n-m mark ! --mark 0x4000/0x4000\n-m addrtype --dst-type LOCAL\n"
+            b"-m multiport --dports 80,443:445\n-m conntrack --ctstate NEW"
+        },
+        "believed": {
+            "lists": b'203.0.113.9\n192.0.2.1, 10.0.0.1\nfor=192.0.2.1;proto=http, for="[::1]:80"\n192.0.2.1:80'
+        },
+        "odd_clusters": {"orders": bytes(range(24))},
+        "odd_manifests": {"orders": bytes(range(24))},
+        "pods_and_nodes": {"orders": bytes(range(24))},
+        "api_answers": {"status": msgspec.json.encode(STATUS), "list": msgspec.json.encode(LIST)},
+        "answers": some("v1-tcp4", "v2-ssl", "v2-vendors", "two"),
+        "receivers": some("v1-tcp6", "v1-broken", "v2-tlvs", "v2-local-aws", "v2-ssl"),
+        "configurations": {"nginx": NGINX, "haproxy": HAPROXY, "configmap": CONFIGMAP, "dump": DUMP},
+        "logs": LOGS,
     }
-    numbers = {check.__name__: number for number, check in enumerate(CHECKS)}
-    return {
-        f"{check}.{name}": bytes([numbers[check], 7]) + data
-        for check, named in inputs.items()
-        for name, data in named.items()
+    numbered = {
+        "recordings": rows() | MESSAGES,
+        "ring_frames": {
+            "syn": b"\0" + bytes(PACKETS["raw-ipip"]),
+            "syn-ack": b"\1" + bytes(IPv6() / TCP(flags="SA", options=[("MSS", 1460), ("Timestamp", (1, 0))])),
+        },
+        "command_lines": {
+            "uvicorn": b"\1--proxy-headers --forwarded-allow-ips 10.0.0.0/8,::1",
+            "gunicorn": b"\2-b :80 --forwarded-allow-ips=* --proxy-protocol",
+            "whole": b"\0A=b python -m uvicorn app:main",
+        },
+    }  # fmt: skip
+    named = {
+        f"{reader}.{name}": b"\7" + data for reader, each in plain.items() for name, data in each.items()
+    }
+    return named | {
+        f"{reader}.{name}": data for reader, each in numbered.items() for name, data in each.items()
     }
 
 
