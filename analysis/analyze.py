@@ -7,7 +7,7 @@ beyond that each shape is told by some of its legs and counted for the rest.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import duckdb
@@ -24,7 +24,7 @@ from analysis.chain.journeys import (
     suspect_all_who_name_others,
 )
 from analysis.chain.strangers import Strangers
-from analysis.engine.legs import LegStore
+from analysis.engine.legs import LegStore, Spill, fits_in_memory
 from analysis.engine.likeness import Heads, Likeness
 from analysis.engine.shapes import Classify, Shape
 from analysis.facts import Facts, Service
@@ -69,16 +69,20 @@ def analyze(
     limit: int = JOURNEYS_TOLD,
     changes: Sequence[EndpointChange] = (),
     own: OwnChecks = NONE_OWN,
+    spill: Spill | None = None,
 ) -> Report:
     """Judge every connection of a recording to `service` (`namespace/name`), or to all that are external.
 
     `asked`: requests of our own with what was answered; `ingress`: what configurations and logs say. `clients`: only
     journeys of these are told and counted. `changes`, `own`: what a watch of endpoints and health checks of ours told
-    meanwhile. Raises UnknownServiceError; MemoryError where neither memory nor disk suffices for the joins.
+    meanwhile. `spill`: makes a folder for what does not fit into memory, and is asked only where that may come to be.
+    Raises UnknownServiceError; MemoryError where neither memory nor disk suffices for the joins.
     """
     given = Given(asked, IngressFacts(ingress), changes=changes, own=own, clients=clients)
     try:
-        report = _analyzed(recording, facts, service, given, limit)
+        report = _with_room(
+            recording, spill, lambda room: _analyzed(recording, facts, service, given, limit, room=room)
+        )
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise MemoryError(str(error).partition("\n")[0]) from error
     except RuntimeError as error:
@@ -88,14 +92,28 @@ def analyze(
     return msgspec.structs.replace(report, title=title)
 
 
-def _analyzed(recording: Recording, facts: Facts, service: str | None, given: Given, limit: int) -> Report:
+def _with_room(recording: Recording, spill: Spill | None, judge: Callable[[str | None], Report]) -> Report:
+    """Judge in memory, where that will do; with a folder, where there is much to judge or memory did not do."""
+    if spill is None or fits_in_memory(recording):
+        try:
+            return judge(None)
+        except duckdb.OutOfMemoryException:
+            if spill is None:
+                raise
+    with spill() as folder:
+        return judge(folder)
+
+
+def _analyzed(
+    recording: Recording, facts: Facts, service: str | None, given: Given, limit: int, *, room: str | None
+) -> Report:
     clients = given.clients
     services = wanted_services(facts, service)
     book = AddressBook(facts, recording.topologies, services)
     rules = RuleBook(recording.rule_hits, recording.rules, counted_rules(recording), recording.taps)
     context = Context(recording, facts, book, Coverage.of(recording), rules=rules)
     heads = Heads(book)
-    store = LegStore(recording, lambda *where: _is_server(context, *where))
+    store = LegStore(recording, lambda *where: _is_server(context, *where), room)
     try:
         learn_balancers(store, recording.taps, book, facts, given.own)
         count = len(store)

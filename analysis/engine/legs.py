@@ -17,8 +17,8 @@ not packets. This file knows nothing of Services, owners or verdicts.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,21 @@ _SPILL_FACTOR, _SPILL_LEAST = 8, 1 << 30
 
 #: What a join may keep in memory: bytes for each row, and for few rows.
 _MEMORY_ROW, _MEMORY_LEAST = 50, 500 << 20
+
+#: Bytes of rows of which joins take a part of `_MEMORY_LEAST`, and need no disk.
+_FEW = 64 << 20
+
+#: Makes a folder for what joins put on the disk, and takes it away.
+Spill = Callable[[], AbstractContextManager[str]]
+
+
+def fits_in_memory(recording: Recording) -> bool:
+    """Whether the legs of a recording can be told apart without a folder, unless somebody made it to be hard."""
+    return _size(recording) <= _FEW
+
+
+def _size(recording: Recording) -> int:
+    return recording.packets.nbytes + recording.nat.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,20 +134,22 @@ class Leg:
 
 
 class LegStore:
-    """The legs of a recording, joined and kept as columns; Python objects are made only for those asked for."""
+    """The legs of a recording, joined and kept as columns; Python objects are made only for those asked for.
 
-    def __init__(self, recording: Recording, is_server: IsServer) -> None:
+    `spill`: a folder for what does not fit into memory; None where there is none.
+    """
+
+    def __init__(self, recording: Recording, is_server: IsServer, spill: str | None = None) -> None:
         self._recording = recording
-        # What does not fit into memory is spilled; the engine's default would be a folder in the working directory.
-        self._spill = tempfile.TemporaryDirectory(prefix="probe-")
         # Of a sample, ports may have been used again by connections that were not kept.
         self._sampled = recording.sample > 1
-        most = _SPILL_LEAST + _SPILL_FACTOR * (recording.packets.nbytes + recording.nat.nbytes)
+        most = _SPILL_LEAST + _SPILL_FACTOR * _size(recording)
         memory = max(_MEMORY_LEAST, _MEMORY_ROW * (len(recording.packets) + len(recording.nat)))
         self._database = duckdb.connect(
             ":memory:",
             config={
-                "temp_directory": self._spill.name,
+                # By default it would be a folder in the working directory.
+                "temp_directory": spill or "",
                 "max_temp_directory_size": f"{most >> 20}MiB",
                 "memory_limit": f"{memory >> 20}MiB",
                 "preserve_insertion_order": False,
@@ -152,9 +169,8 @@ class LegStore:
             raise
 
     def close(self) -> None:
-        """Give the memory back, and the disk."""
+        """Give the memory back, and what is in the folder."""
         self._database.close()
-        self._spill.cleanup()
 
     def __len__(self) -> int:
         return int(self._one("select count(*) from legs"))

@@ -46,6 +46,7 @@ from probe.live.board import Board
 from probe.manifests.objects import IMAGE, debug_pod, installation
 from probe.sessions.folder import Meta
 from probe.sessions.session import Session, Words, capture
+from probe.sessions.spill import spill_folder
 
 #: Seconds to watch for, bytes of streams to take, and connections and packets in them. Judging takes some 400 bytes of
 #: memory for a packet, and heads of requests three times what they take in a stream, so these stay below 2 GiB.
@@ -193,6 +194,7 @@ def run(
         clients=Clients.of(wish.clients),
         changes=session.meta.changes,
         own=session.meta.own,
+        spill=spill_folder,
     )
 
 

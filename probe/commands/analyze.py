@@ -135,6 +135,7 @@ def analyze(
         )
     from analysis.analyze import analyze as judge
     from analysis.chain.clients import Clients
+    from probe.sessions.spill import spill_folder
 
     report = judge(
         given.recording,
@@ -146,5 +147,6 @@ def analyze(
         clients=Clients.of(given.clients),
         changes=given.changes,
         own=given.own,
+        spill=spill_folder,
     )
     end_with(report, output, files, Seen(given.recording, given.facts, copied))

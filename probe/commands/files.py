@@ -7,6 +7,7 @@ not at all; what is no regular file (a pipe, a device) is written to as it is.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -20,6 +21,7 @@ import typer
 
 from probe.errors import UsageError, os_error
 from probe.output import give_stdout, note
+from probe.whole import write_whole
 
 if TYPE_CHECKING:
     from analysis.report import Report
@@ -222,8 +224,12 @@ class Prepared:
         if self.stdout is not None:
             _stream(self.stdout, write)
             return
-        path = Path(self.files.packets) if self.files.packets is not None else _temporary()
-        _save(path, write)
+        if self.files.packets is not None:
+            path = Path(self.files.packets)
+            _save(path, write)
+        else:
+            path = _temporary()
+            _save(path, write, 0o600)
         note(f"· the packets are in {path}")
         if self.files.show:
             _show(path)
@@ -246,20 +252,14 @@ def _check(path: Path) -> None:
         raise UsageError(f"cannot write {path!a}: no file can have that name; name another") from error
 
 
-def _save(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def _save(path: Path, write: Callable[[BinaryIO], object], mode: int = 0o666) -> None:
     """Write a file whole, in place of what was there. Raises ProbeError."""
     try:
         if path.exists() and not path.is_file():  # a pipe, a device
             with path.open("wb") as file:
                 write(file)
             return
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with draft.open("wb") as file:
-                write(file)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_whole(path, write, mode)
     except BrokenPipeError:
         return  # a pipe's reader had enough
     except OSError as error:
@@ -281,12 +281,11 @@ def _stream(stdout: BinaryIO, write: Callable[[BinaryIO], object]) -> None:
 
 
 def _temporary() -> Path:
+    """The name of a file that is not there yet, in the folder for those that are temporary. Raises ProbeError."""
     try:
-        handle, name = tempfile.mkstemp(prefix="probe-", suffix=".pcapng")
+        return Path(tempfile.gettempdir(), f"probe-{secrets.token_hex(8)}.pcapng")
     except OSError as error:
         raise os_error(error, "make a temporary file") from error
-    os.close(handle)
-    return Path(name)
 
 
 def _show(path: Path) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 from analysis.ingress import Application, Ingress, IngressRecord
 from probe.errors import ProbeError, UsageError
 from probe.ingress.application import read_application
-from probe.ingress.config import read_config
+from probe.ingress.config import parse_config, read_config
 from probe.ingress.log import Log, check_log, read_log
+from probe.ingress.nginx_files import in_parts
 from probe.ingress.settle import settled
 
 
@@ -30,6 +31,11 @@ def read_ingress(
     server = read_application(application) if application is not None else None
     ingresses = [each for path in configs for each in read_config(path)]
     return _record(ingresses, [read_log(path) for path in logs], note, server)
+
+
+def ingress_of(text: str, name: str) -> IngressRecord:
+    """The same of the text of one configuration, which includes nothing; `name` stands for its file."""
+    return _record(parse_config(text, name, in_parts([])), [], lambda _: None, None)
 
 
 def read_afterwards(

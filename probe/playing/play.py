@@ -6,7 +6,6 @@ Or requests of our own are sent there instead (`probe.playing.ask`), of which no
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -31,7 +30,7 @@ from probe.agents.lab import LabSource
 from probe.agents.tracing import trace_arguments
 from probe.cluster.interrupts import Terminated
 from probe.cluster.so_far import SoFar, Subject
-from probe.ingress import read_ingress
+from probe.ingress import ingress_of
 from probe.lab import Answer, Lab, ProxyMode, Scenario
 from probe.lab.plan import Plan, make_plan, same_address
 from probe.lab.scenario import Request
@@ -42,6 +41,7 @@ from probe.sending import CLAIMS
 from probe.sending.claims import endpoint
 from probe.sessions.folder import Meta
 from probe.sessions.session import Session, Witness, Words, capture
+from probe.sessions.spill import spill_folder
 
 #: What is still on its way when the last answer has come: the ends of connections, seconds.
 SETTLE = 0.2
@@ -166,6 +166,7 @@ def play(
         clients=Clients.of(clients),
         changes=session.meta.changes,
         own=session.meta.own,
+        spill=spill_folder,
     )
     return Played(scenario, plan, session, report, tuple(answers))
 
@@ -186,10 +187,7 @@ def _given(scenario: Scenario) -> IngressRecord:
     """What the scenario has the analysis told of the ingress, read as any configuration. Raises ProbeError."""
     if not scenario.ingress_config:
         return IngressRecord()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "ingress.conf")
-        file.write_text(scenario.ingress_config)
-        return read_ingress([file], [])
+    return ingress_of(scenario.ingress_config, "ingress.conf")
 
 
 def _service(scenario: Scenario) -> str | None:
