@@ -282,7 +282,7 @@ def _condition(name: str, revision: int, info: bytes) -> str:
     reader = _MATCHES.get((name, revision))
     try:
         return (reader(info) if reader is not None else "") or f"-m {name}"
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, ValueError):  # shorter than the match's struct
         return f"-m {name}"
 
 

@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -17,8 +18,10 @@ from probe.ingress.errors import ConfigError
 from probe.ingress.nginx_grammar import Directive, parse
 
 FILES_LIMIT = 2000
+LOOKED_AT = 10_000  # names that one pattern may match
 DEPTH_LIMIT = 100  # blocks and includes together
 SIZE_LIMIT = 16 << 20
+INCLUDED_LIMIT = 64 << 20  # of the files of one include together
 
 #: What `nginx -T` writes before each file.
 DUMP_MARK = re.compile(r"^# configuration file (?P<name>/[^\n]*):\s*$", re.MULTILINE)
@@ -105,9 +108,15 @@ def in_folder(main: Path) -> Lookup:
 
 
 def _files(folder: Path, pattern: str) -> tuple[Part, ...]:
+    pattern = re.sub(
+        r"\*{2,}", "*", pattern
+    )  # glob(7) knows no "**", and pathlib's would walk the whole disk
     try:
-        paths = sorted(folder.glob(pattern)) if set(pattern) & set("*?[") else [folder / pattern]
-        return tuple(Part(str(path), _text(path), str(path)) for path in paths if _regular(path))
+        found = folder.glob(pattern) if set(pattern) & set("*?[") else [folder / pattern]
+        paths = sorted(path for path in islice(found, LOOKED_AT) if _regular(path))[: FILES_LIMIT + 1]
+        if len(paths) > 1 and sum(path.stat().st_size for path in paths) > INCLUDED_LIMIT:
+            raise ConfigError(f"the files that {pattern} includes are longer than {INCLUDED_LIMIT >> 20} MiB")
+        return tuple(Part(str(path), _text(path), str(path)) for path in paths)
     except (
         ValueError,
         NotImplementedError,

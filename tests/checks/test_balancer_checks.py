@@ -74,7 +74,7 @@ def test_a_port_of_linodes_has_its_own_word_about_proxy_headers() -> None:
     own = {f"{LINODE}port-443": '{"protocol": "https", "proxy-protocol": "v2"}'}
     said = sends_proxy({f"{LINODE}default-proxy-protocol": "none", **own})
     assert (said.on, said.ports) == (True, (443,))
-    for odd in ('{"protocol": "http"}', "{", "[]", '{"proxy-protocol": 2}'):
+    for odd in ('{"protocol": "http"}', "{", "[]", '{"proxy-protocol": 2}', '{"x":' + "[" * 4000):
         assert sends_proxy({f"{LINODE}port-443": odd}).on is None
     assert sends_proxy({f"{LINODE}port-x": own[f"{LINODE}port-443"]}).on is None
 

@@ -225,6 +225,16 @@ def test_traefik_by_its_arguments() -> None:
     )
 
 
+def test_a_port_of_traefik_that_is_none_is_no_listener() -> None:
+    arguments = [
+        f"--entrypoints.odd{number}.address=:{odd}" for number, odd in enumerate(["²", "9" * 5000, "0", ""])
+    ]
+    arguments.append("--entrypoints.web.address=:8000")
+    parts = proxy("traefik", {"app.kubernetes.io/name": "traefik"}, {"args": arguments}, ports=(8000, 8443))
+    found = settings(Cluster([node(), *parts]), "svc/traefik", "traefik")
+    assert [each.port for each in found.listeners] == [8000]
+
+
 def test_traefik_by_its_environment_and_by_a_file() -> None:
     env = [
         {"name": "TRAEFIK_ENTRYPOINTS_WEB_ADDRESS", "value": ":8000"},

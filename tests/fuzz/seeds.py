@@ -268,6 +268,8 @@ def seeds() -> dict[str, bytes]:
             "odd-name": trace().replace(b"KUBE", b"KUB\xff").replace(b"EXT", b"\n\x1b["),
             "rule": rule(expression("meta", u32(2, 12), u32(3, 1)), expression("masq", u32(1, 0))),
         },
+        "rule_expressions": {"each": bytes(number * 7 % 256 for number in range(240))},
+        "legacy_rules": {"each": bytes(number * 5 % 61 for number in range(400))},
         "rule_sets": {"chain": chain(), "elements": elements()},
         "legacy_tables": {"output": info(ENTRIES, 0, len(ENTRIES) // 2) + ENTRIES},
         "frames": {"stream": stream()},

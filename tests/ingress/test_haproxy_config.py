@@ -193,3 +193,9 @@ def test_any_line_is_split_or_refused(text: str) -> None:
 def test_any_configuration_is_read_or_refused(text: str) -> None:
     error = refusal(f"listen f\n bind :80\n{text}")
     assert error is None or 0 < error.line <= 2 + text.count("\n") + 1
+
+
+def test_ports_of_wide_ranges_are_not_told_one_by_one() -> None:
+    ingress = haproxy_ingress("listen f\n bind :80,:9000-9002,:1-65535\n", "f")
+    assert [each.port for each in ingress.listeners] == [80, 9000, 9001, 9002]
+    assert any("more than 1000 ports in ranges" in note for note in ingress.notes)

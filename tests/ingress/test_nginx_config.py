@@ -287,6 +287,21 @@ def test_an_include_never_opens_what_is_no_file(tmp_path: Path) -> None:
     assert "/dev/zero is not there" in ingress.notes[0]
 
 
+def test_two_stars_are_one_and_do_not_walk_the_disk(tmp_path: Path) -> None:
+    deep = tmp_path / "conf.d" / "deep"
+    deep.mkdir(parents=True)
+    (deep / "one.conf").write_text("server { listen 81; }")
+    (tmp_path / "conf.d" / "two.conf").write_text("server { listen 82; }")
+    ingress = read(tmp_path, "http { server { listen 80; } include conf.d/**; include /**/nothing; }")
+    assert {each.port for each in ingress.listeners} == {80, 82}
+
+
+def test_ports_of_wide_ranges_are_not_told_one_by_one(tmp_path: Path) -> None:
+    ingress = read(tmp_path, "http { server { listen 80; listen 9000-9002; listen 10.0.0.1:1-65535; } }")
+    assert {each.port for each in ingress.listeners} == {80, 9000, 9001, 9002}
+    assert any("more than 1000 in ranges" in note for note in ingress.notes)
+
+
 def test_an_error_names_the_included_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"bad\.conf line 2: unexpected \"}\""):
         read(tmp_path, "http {\n include bad.conf;\n}", **{"bad.conf": "server { listen 80; }\n}"})
