@@ -121,6 +121,15 @@ def survey(
     return Survey(msgspec.structs.replace(topology, pods=tuple(pods)), paths, tuple(gaps))
 
 
+def name_text(name: str | bytes | None) -> str:
+    """A name as text that can be sent: a pod may call its interfaces by any bytes.
+
+    pyroute2 leaves those that are no UTF-8 as bytes, Python's own functions make surrogates of them.
+    """
+    raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name or b""
+    return raw.decode("utf-8", "backslashreplace")
+
+
 def classify(interface: Interface, topology: Topology) -> TapKind | None:
     """Which kind of tap an interface is; None: packets of Services are better seen elsewhere.
 
@@ -183,13 +192,13 @@ def _read_links(channel: Any) -> list[_Link]:
         if not message["flags"] & _UP:
             continue
         information = message.get("linkinfo")
-        kind = (information.get("kind") if information else None) or ""
+        kind = name_text(information.get("kind") if information else None)
         peer_namespace = message.get("link_netnsid")
         apart = peer_namespace not in _UNKNOWN_NAMESPACE
         index, below = message["index"], message.get("link") or 0
         interface = Interface(
             index=index,
-            name=message.get("ifname") or "",
+            name=name_text(message.get("ifname")),
             kind=kind,
             addresses=tuple(addresses.get(index, ())),
             # The index of a peer in our own namespace would read like one in another: a pair at home has 0.
@@ -201,7 +210,7 @@ def _read_links(channel: Any) -> list[_Link]:
 
 
 def _read_routes(channel: Any) -> Iterator[Route]:
-    names = {message["index"]: message.get("ifname") for message in channel.get_links()}
+    names = {message["index"]: name_text(message.get("ifname")) for message in channel.get_links()}
     for family in _FAMILIES:
         for message in channel.get_routes(table=_MAIN, family=family):
             if message["type"] != _UNICAST:

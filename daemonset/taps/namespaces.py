@@ -221,7 +221,7 @@ class Watch:
         except OSError:
             return  # it has ended meanwhile
         try:
-            source, interfaces = call_inside(entrance, lambda: (self._open(), dict(socket.if_nameindex())))
+            source, interfaces = call_inside(entrance, lambda: (self._open(), _interfaces()))
         except OSError as error:
             if pod.namespace not in self._refused:
                 self._refused.add(pod.namespace)
@@ -250,6 +250,11 @@ class Watch:
         if kind not in self._gaps and len(self._gaps) < _MOST_GAPS:
             self._gaps.add(kind)
             self._tell(gap)
+
+
+def _interfaces() -> dict[int, str]:
+    """Names of the interfaces in the namespace that the calling thread is in."""
+    return {index: topology.name_text(name) for index, name in socket.if_nameindex()}
 
 
 def _own_survey() -> Survey:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from probe.cluster.fields import Json, ObjectsError, objects, text
 
@@ -54,7 +54,20 @@ def command_line(container: Json, environ: dict[str, str] | None = None) -> list
         if not isinstance(listed, list):
             raise ObjectsError(f"container {text(container, 'name')}: {name} is not a list")
         found += [str(each)[:LONGEST] for each in listed[:MOST_ARGUMENTS]]
-    return [_VARIABLE.sub(lambda met: known.get(met[1], met[0]), each)[:LONGEST] for each in found]
+    return [_filled(each, known) for each in found]
+
+
+def _filled(written: str, known: Mapping[str, str]) -> str:
+    """An argument with its variables put in, up to LONGEST: few letters can ask for a long value many times."""
+    parts: list[str] = []
+    at = length = 0
+    for met in _VARIABLE.finditer(written):
+        parts += (written[at : met.start()], known.get(met[1], met[0]))
+        length += sum(map(len, parts[-2:]))
+        at = met.end()
+        if length > LONGEST:
+            break
+    return "".join([*parts, written[at:]])[:LONGEST]
 
 
 def program_arguments(container: Json, *programs: str) -> list[str] | None:

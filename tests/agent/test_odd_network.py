@@ -16,7 +16,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet
 
-from daemonset.observation import PACKET, Bye, Gap, Loss, Payload, TapKind, TcpFlag
+from daemonset.observation import PACKET, Bye, Gap, Loss, Payload, TapKind, TcpFlag, Topology
 from daemonset.taps.ring import FRAMES
 from daemonset.wire import PacketRows
 from tests.agent.scene import Scene, scene, why_not
@@ -312,3 +312,28 @@ def test_many_pods_come_and_go_at_once() -> None:
         agent.until(lambda: ("10.1.0.29",) in seen())
         assert agent.stop() == 0
         assert agent.of(Bye)
+
+
+def test_a_pod_whose_interfaces_have_names_that_are_no_text() -> None:
+    """Whoever rules a pod's network can call its interfaces by any bytes; the node is watched all the same."""
+    with scene() as made:
+        made.ip(
+            "link set lo up",
+            "link add name br0 type bridge",
+            "addr add 10.1.0.1/24 dev br0",
+            "link set br0 up",
+        )
+        add_pod(made, "pod", "10.1.0.10")
+        odd = "a\udcff\x1b[2J"  # as Python hands over a byte that is no text
+        made.run("ip", "link", "add", "name", odd, "type", "veth", "peer", "name", "b\udcfe", name="pod")
+        for name in (odd, "b\udcfe"):
+            made.run("ip", "link", "set", name, "up", name="pod")
+        made.run("ip", "link", "add", "name", odd, "type", "veth", "peer", "name", "other")
+        made.run("ip", "link", "set", odd, "up")
+        agent = watching(made)
+        assert agent.stop() == 0
+        assert agent.of(Bye)
+        inside = {tap.interface for tap in agent.taps() if tap.kind is TapKind.POD}
+        assert "a\\xff\x1b[2J" in inside, inside
+        (topology, *_) = agent.of(Topology)
+        assert "a\\xff\x1b[2J" in {each.name for each in topology.interfaces}

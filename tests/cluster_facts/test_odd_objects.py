@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from analysis.facts import Facts
 from analysis.ingress import IngressRecord
+from probe.cluster.command_lines import LONGEST, command_line
 from probe.cluster.lister import Json
 from probe.errors import ProbeError
 from probe.objects import ObjectsError, facts_from_objects
@@ -141,3 +142,10 @@ def test_a_gateway_among_odd_objects(data: st.DataObject) -> None:
 def test_any_document_makes_facts_or_an_error(document: Any) -> None:
     with contextlib.suppress(ObjectsError):
         facts_from_objects(document)
+
+
+def test_a_long_value_that_is_asked_for_many_times_is_cut() -> None:
+    container = {"args": ["$(A)" * 16_000, "$(A)-$(B)"], "env": [{"name": "A", "value": "x" * LONGEST}]}
+    assert [len(word) for word in command_line(container)] == [LONGEST, LONGEST]
+    short = {"args": ["--a=$(A)/$(B)$(A)"], "env": [{"name": "A", "value": "1"}]}
+    assert command_line(short) == ["--a=1/$(B)1"]

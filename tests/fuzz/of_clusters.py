@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from analysis.facts import Facts
 from probe.cluster.answers import page_of, parse_json
+from probe.cluster.applications import read_application
 from probe.cluster.client import refusal_of
+from probe.cluster.command_lines import (
+    LONGEST,
+    UnknownCommandError,
+    command_line,
+    flags_of,
+    plain_command,
+    program_arguments,
+)
 from probe.cluster.pods import complaint_about, fate_of, node_of, not_ready, state_of, unfit
+from probe.cluster.reading import Reading
 from probe.cluster.resources import NODES, PODS
 from probe.errors import ProbeError
 from probe.objects import ObjectsError, facts_from_objects
 from tests.checks.manifests import Manifests, seed
-from tests.cluster_facts.cluster import app
+from tests.cluster_facts.cluster import Cluster, app, configmap, kube_proxy, node, pod
 from tests.cluster_facts.test_odd_objects import EDGE, SHOP, hold
 from tests.fuzz.odd import MOST_ORDERS, Base
 from tests.fuzz.reader import Reader, one_line
@@ -89,15 +100,49 @@ def _named(item: Any) -> bool:
 
 def pods_and_nodes(data: bytes, size: int) -> None:
     """What is told of agents' pods, of nodes, and of events about them."""
-    node, *others = _POD.changed(data)
+    machine, *others = _POD.changed(data)
     told = [complaint_about([each for each in others if isinstance(each, dict)], "Pod", "agent")]
-    for pod in others:
-        if isinstance(pod, dict):
-            told += [state_of(pod).reason, fate_of(pod), node_of(pod)]
-    if isinstance(node, dict):
-        told += [unfit(node), not_ready(node)]
+    for each in others:
+        if isinstance(each, dict):
+            told += [state_of(each).reason, fate_of(each), node_of(each)]
+    if isinstance(machine, dict):
+        told += [unfit(machine), not_ready(machine)]
     assert all(each is None or isinstance(each, str) for each in told)
     assert size < 256
+
+
+def pod_commands(data: bytes, size: int) -> None:
+    """Command lines of containers, each line an argument: what they run, their flags, whom an application believes."""
+    words = data.decode("utf-8", "replace").split("\n")[:64]
+    container = {
+        "name": "c",
+        "command": words[: size & 3],
+        "args": words[size & 3 :],
+        "env": [{"name": "A", "value": words[-1]}, {"name": "FORWARDED_ALLOW_IPS", "value": words[0]}],
+    }
+    filled = command_line(container)
+    assert all(len(word) <= LONGEST for word in filled)
+    arguments = program_arguments(container, "kube-proxy", "uvicorn")
+    assert arguments is None or len(flags_of(arguments)) <= len(data) + 8
+    with suppress(UnknownCommandError):
+        plain_command(container)
+    reading = Reading(Cluster(()), "d")
+    read_application(reading, [pod("a-1", "10.244.1.9", "a", "d", container=container)])
+    assert all(remark.isprintable() for remark in reading.remarks)
+
+
+def told_settings(data: bytes, size: int) -> None:
+    """Texts within objects: kube-proxy's configuration, what k3s notes, Cilium's values."""
+    written = data.decode("utf-8", "replace")
+    told = (
+        [kube_proxy(written)],
+        [node(annotations={"k3s.io/node-args": written, "k3s.io/node-env": written})],
+        [configmap("cilium-config", {"kube-proxy-replacement": written, "routing-mode": written})],
+    )[size % 3]
+    problems: list[str] = []
+    facts = facts_from_objects(told, problems)
+    assert all(each.isprintable() and len(each) < 2000 for each in problems)
+    assert msgspec.json.decode(msgspec.json.encode(facts), type=Facts) == facts
 
 
 def api_answers(data: bytes, size: int) -> None:
@@ -111,9 +156,11 @@ def api_answers(data: bytes, size: int) -> None:
 
 
 READERS = (
-    Reader(objects, 100, longest=1024),
+    Reader(objects, 60, longest=1024),
     Reader(odd_clusters, 20, longest=MOST_ORDERS),
     Reader(odd_manifests, 10, longest=MOST_ORDERS),
-    Reader(pods_and_nodes, 150, longest=MOST_ORDERS),
-    Reader(api_answers, 150, longest=1024),
+    Reader(pods_and_nodes, 80, longest=MOST_ORDERS),
+    Reader(pod_commands, 130, longest=1024),
+    Reader(told_settings, 40, longest=512),
+    Reader(api_answers, 90, longest=1024),
 )

@@ -309,6 +309,14 @@ def seeds() -> dict[str, bytes]:
         "odd_clusters": {"orders": bytes(range(24))},
         "odd_manifests": {"orders": bytes(range(24))},
         "pods_and_nodes": {"orders": bytes(range(24))},
+        "pod_commands": {
+            "uvicorn": b"uvicorn\napp:main\n--proxy-headers\n--forwarded-allow-ips=$(A)\n10.0.0.0/8",
+            "shell": b"sh\n-c\nexec gunicorn app:main --forwarded-allow-ips '*' -k uvicorn.workers.UvicornWorker",
+            "kube-proxy": b"/usr/local/bin/kube-proxy\n--config=/x\n--cluster-cidr\n10.0.0.0/8\n--masquerade-all",
+        },
+        "told_settings": {
+            "kube-proxy": b"mode: nftables\nclusterCIDR: 10.244.0.0/16\niptables: {masqueradeAll: true}\n"
+        },
         "api_answers": {"status": msgspec.json.encode(STATUS), "list": msgspec.json.encode(LIST)},
         "answers": some("v1-tcp4", "v2-ssl", "v2-vendors", "two"),
         "receivers": some("v1-tcp6", "v1-broken", "v2-tlvs", "v2-local-aws", "v2-ssl"),
