@@ -18,6 +18,7 @@ import msgspec
 
 from probe.cluster.fields import Json, plain
 from probe.errors import UsageError, os_error
+from probe.render.escape import file_text
 
 #: Endings by which files of objects are known in a folder.
 ENDINGS = (".yaml", ".yml", ".json")
@@ -42,7 +43,7 @@ def read_documents(paths: Sequence[Path]) -> Documents:
     """The objects of files and of all files in folders; `-` is standard input. Raises ProbeError."""
     found = Documents()
     for path in _files(paths, found):
-        shown = "standard input" if str(path) == "-" else str(path)
+        shown = "standard input" if str(path) == "-" else file_text(path)
         text = _text(path, found, shown)
         if text is not None:
             read_text(text, shown, found)

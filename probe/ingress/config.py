@@ -26,7 +26,7 @@ from probe.ingress.nginx_files import (
     read_tree,
 )
 from probe.ingress.objects import Data, objects_ingresses
-from probe.render.escape import escape
+from probe.render.escape import escape, file_text
 
 _FORMS = (
     "an nginx.conf, what `nginx -T` prints, a haproxy.cfg, or the ConfigMap of ingress-nginx as YAML or JSON"
@@ -40,7 +40,7 @@ _NGINX = re.compile(r"[;{}][ \t\r]*(?:#.*)?$", re.MULTILINE)
 
 def read_config(path: Path) -> list[Ingress]:
     """The ingresses that a file configures, mostly one. Raises ProbeError with file and line."""
-    return parse_config(_text(path), str(path), in_folder(path))
+    return parse_config(_text(path), file_text(path), in_folder(path))
 
 
 def parse_config(text: str, name: str, lookup: Lookup) -> list[Ingress]:

@@ -18,6 +18,7 @@ from probe.errors import UsageError, os_error
 from probe.ingress import log_haproxy, log_json, log_nginx, log_others
 from probe.ingress.entries import Said
 from probe.ingress.lines import Line, TooLong, read_lines
+from probe.render.escape import file_text
 
 #: Bytes of a log that are read, and entries of it that are kept: the latest ones.
 SIZE_LIMIT = 1 << 30
@@ -44,7 +45,7 @@ def read_log(path: Path) -> Log:
     """Read a log. Raises ProbeError where it cannot be read, or nothing of it is understood."""
     try:
         with path.open("rb") as file:
-            return parse_log(file, str(path))
+            return parse_log(file, file_text(path))
     except OSError as error:
         raise os_error(error, f"read {path}") from error
 

@@ -11,7 +11,9 @@ Rules:
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from pathlib import PurePath
 
 #: Longest piece of text shown, in characters.
 TEXT_LIMIT = 1000
@@ -28,6 +30,11 @@ def escape(text: str, limit: int = TEXT_LIMIT) -> str:
     """`text` as one safe line of at most `limit` characters and a note of how many more there were."""
     shown = "".join(map(_safe, text[:limit]))
     return shown if len(text) <= limit else f"{shown}… ({len(text) - limit} more)"
+
+
+def file_text(name: str | PurePath) -> str:
+    """A file's name as text that can be kept: its bytes may be no UTF-8, and Python makes surrogates of those."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def plain(text: str) -> str:

@@ -32,7 +32,7 @@ from probe.agents.recorded import RecordedSource
 from probe.agents.source import Agent, AgentSource, PushedAgent
 from probe.cluster.timing import Clock
 from probe.errors import ProbeError, UnavailableError
-from probe.render.escape import escape
+from probe.render.escape import escape, file_text
 from probe.sessions.folder import (
     Meta,
     SessionFolder,
@@ -348,7 +348,7 @@ def _streams(path: Path, meta: Meta) -> dict[str, Path]:
     """The streams that are there; a session that was cut off names no places, so every stream counts."""
     if meta.places:
         return {place: file for place in meta.places if (file := stream_path(path, place)) is not None}
-    return {unquote(file.stem): file for file in sorted(path.glob("*.probe"))}
+    return {unquote(file_text(file.stem)): file for file in sorted(path.glob("*.probe"))}
 
 
 def _check_topology(topology: Topology) -> None:

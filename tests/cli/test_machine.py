@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.report import ProxyProtocol
-from probe.render.machines.machine import to_json, to_jsonl, to_yaml
+from probe.render.machines.machine import to_json, to_jsonl, to_line, to_yaml
 from tests.cli.reports import MASQUERADED, chained_journey, lost_journey, preserved_journey, report
 
 #: The stable core; more fields may stand beside these.
@@ -69,6 +69,14 @@ def test_json_lines_hold_the_same_one_object_a_line() -> None:
     assert [line.pop("type") for line in lines] == ["report", "journey", "journey", "finding"]
     head, *rest = lines
     assert {**head, "journeys": rest[:2], "findings": rest[2:]} == json.loads(to_json(made()))
+
+
+def test_a_files_name_that_is_no_text_is_written_out() -> None:
+    value = {"file": "n\udcff", "other": '"\udc80\\'}
+    expected = {"file": "n\\udcff", "other": '"\\udc80\\'}
+    assert (
+        json.loads(to_json(value)) == json.loads(to_line(value)) == yaml.safe_load(to_yaml(value)) == expected
+    )
 
 
 def test_yaml_holds_the_same() -> None:

@@ -234,3 +234,12 @@ def test_a_full_disk_ends_the_session_and_never_leaves_one_that_looks_whole(tmp_
     assert result.stdout.startswith("5 False cannot write"), result.stderr
     assert os.strerror(errno.ENOSPC) in result.stdout
     assert "free some space" in result.stdout
+
+
+def test_a_stream_whose_files_name_is_no_text_is_of_a_place_that_can_be_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    run(agent("node1").says(Ready()), record=folder)
+    (folder / INDEX).write_text('{"format": "client-ip-probe session", "version": 1}')
+    (folder / file_name("node1")).rename(folder / "n\udcff.probe")
+    places = load(folder).recording.expected_nodes
+    assert "\\xff" in "".join(places), places

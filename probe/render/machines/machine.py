@@ -17,18 +17,20 @@ from analysis.report import Report
 
 _OUTSIDE_ASCII = re.compile("[^\\x00-\\x7e]")
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 #: Plain keys that YAML 1.1 readers take for something else than text.
 _YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 
 
 def to_json(value: Any) -> str:
     """Any msgspec value as indented JSON."""
-    return _ascii(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    return _ascii(msgspec.json.format(_encoded(value), indent=2).decode())
 
 
 def to_line(value: Any) -> str:
     """Any msgspec value as JSON on one line."""
-    return _ascii(msgspec.json.encode(value).decode())
+    return _ascii(_encoded(value).decode())
 
 
 def to_jsonl(report: Report) -> Iterator[str]:
@@ -45,6 +47,19 @@ def to_jsonl(report: Report) -> Iterator[str]:
 def to_yaml(value: Any) -> str:
     """Any msgspec value as YAML 1.2 in block style; scalars are JSON's, which YAML contains."""
     return "\n".join(_block(msgspec.to_builtins(value), "")) + "\n"
+
+
+def _encoded(value: Any) -> bytes:
+    """JSON of a value. Bytes of a file's name that are no text, which Python has as surrogates, are written out."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        written = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+        return _written_out(written).encode()
+
+
+def _written_out(written: str) -> str:
+    return _SURROGATE.sub(lambda found: f"\\\\u{ord(found.group()):04x}", written)
 
 
 def _block(value: Any, indent: str) -> Iterator[str]:
@@ -77,7 +92,7 @@ def _key(text: str) -> str:
 
 
 def _scalar(value: Any) -> str:
-    written = json.dumps(value, ensure_ascii=False)
+    written = _written_out(json.dumps(value, ensure_ascii=False))
     return _OUTSIDE_ASCII.sub(lambda found: f"\\U{ord(found.group()):08x}", written)
 
 
