@@ -116,6 +116,12 @@ class CountedRules:
             return [_on((), packet)]
         self._steps = 0
         self._held.clear()
+        try:
+            return self._limited(first, packet)
+        except RecursionError:  # a few hundred rules in a row of which it is not known whether they hold
+            raise UnclearError("there are too many ways") from None
+
+    def _limited(self, first: CountedChain, packet: FirstPacket) -> list[Way]:
         found: list[Way] = []
         for way in self._from(first, 0, packet, (), 0):
             if len(found) >= MOST_WAYS:

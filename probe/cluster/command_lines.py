@@ -113,7 +113,10 @@ def plain_command(container: Json) -> list[str]:
             raise UnknownCommandError("a shell's script starts it") from error
     if any(_VARIABLE.search(word) for word in words):
         raise UnknownCommandError("its arguments hold variables whose values are not told")
-    return _unwrapped(words)
+    unwrapped = _unwrapped(words)
+    if not unwrapped:
+        raise UnknownCommandError("its shell's script is empty")
+    return unwrapped
 
 
 def flags_of(arguments: Sequence[str]) -> Flags:

@@ -231,3 +231,12 @@ def test_what_may_have_happened_elsewhere_or_before_is_not_blamed(how: dict[str,
 def test_counters_that_no_way_explains_say_nothing() -> None:
     assert journey(KUBE_PROXY[0], KUBE_PROXY[1]).snat[0].rule is None
     assert journey().snat[0].rule is None
+
+
+def test_hundreds_of_rules_of_which_nothing_is_known_are_unclear() -> None:
+    rules = tuple(CountedRule(at, 1, ("-m set --match-set x src",), "-j LOG", "log") for at in range(2_000))
+    walked = CountedRules(
+        RuleCounts(chains=(CountedChain("ip", "nat", "PREROUTING", "prerouting", rules=rules),))
+    )
+    with pytest.raises(UnclearError, match="too many ways"):
+        walked.ways("nat", "prerouting", FirstPacket("tcp", "192.0.2.1", 5000, "10.96.0.1", 80))
