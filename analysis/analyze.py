@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import duckdb
 import msgspec
@@ -24,7 +25,8 @@ from analysis.chain.journeys import (
     suspect_all_who_name_others,
 )
 from analysis.chain.strangers import Strangers
-from analysis.engine.legs import LegStore, Spill, fits_in_memory
+from analysis.engine.joining import IsServer
+from analysis.engine.legs import LegStore, Room, fits_in_memory
 from analysis.engine.likeness import Heads, Likeness
 from analysis.engine.shapes import Classify, Shape
 from analysis.facts import Facts, Service
@@ -69,19 +71,21 @@ def analyze(
     limit: int = JOURNEYS_TOLD,
     changes: Sequence[EndpointChange] = (),
     own: OwnChecks = NONE_OWN,
-    spill: Spill | None = None,
+    room: Room = Room(),  # noqa: B008 - a frozen value
 ) -> Report:
     """Judge every connection of a recording to `service` (`namespace/name`), or to all that are external.
 
     `asked`: requests of our own with what was answered; `ingress`: what configurations and logs say. `clients`: only
     journeys of these are told and counted. `changes`, `own`: what a watch of endpoints and health checks of ours told
-    meanwhile. `spill`: makes a folder for what does not fit into memory, and is asked only where that may come to be.
+    meanwhile. `room`: what joins may take of the machine.
     Raises UnknownServiceError; MemoryError where neither memory nor disk suffices for the joins.
     """
     given = Given(asked, IngressFacts(ingress), changes=changes, own=own, clients=clients)
     try:
         report = _with_room(
-            recording, spill, lambda room: _analyzed(recording, facts, service, given, limit, room=room)
+            recording,
+            room,
+            lambda storing: _analyzed(recording, facts, service, given, limit, storing=storing),
         )
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise MemoryError(str(error).partition("\n")[0]) from error
@@ -92,20 +96,24 @@ def analyze(
     return msgspec.structs.replace(report, title=title)
 
 
-def _with_room(recording: Recording, spill: Spill | None, judge: Callable[[str | None], Report]) -> Report:
+#: Makes the store of legs, of a recording and of what tells servers from clients.
+_Storing = Callable[[Recording, IsServer], LegStore]
+
+
+def _with_room(recording: Recording, room: Room, judge: Callable[[_Storing], Report]) -> Report:
     """Judge in memory, where that will do; with a folder, where there is much to judge or memory did not do."""
-    if spill is None or fits_in_memory(recording):
+    if room.spill is None or fits_in_memory(recording):
         try:
-            return judge(None)
+            return judge(partial(LegStore, most=room.memory))
         except duckdb.OutOfMemoryException:
-            if spill is None:
+            if room.spill is None:
                 raise
-    with spill() as folder:
-        return judge(folder)
+    with room.spill() as folder:
+        return judge(partial(LegStore, spill=folder, most=room.memory))
 
 
 def _analyzed(
-    recording: Recording, facts: Facts, service: str | None, given: Given, limit: int, *, room: str | None
+    recording: Recording, facts: Facts, service: str | None, given: Given, limit: int, *, storing: _Storing
 ) -> Report:
     clients = given.clients
     services = wanted_services(facts, service)
@@ -113,7 +121,7 @@ def _analyzed(
     rules = RuleBook(recording.rule_hits, recording.rules, counted_rules(recording), recording.taps)
     context = Context(recording, facts, book, Coverage.of(recording), rules=rules)
     heads = Heads(book)
-    store = LegStore(recording, lambda *where: _is_server(context, *where), room)
+    store = storing(recording, lambda *where: _is_server(context, *where))
     try:
         learn_balancers(store, recording.taps, book, facts, given.own)
         count = len(store)

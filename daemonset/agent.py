@@ -28,12 +28,17 @@ from typing import TYPE_CHECKING, NoReturn
 
 from daemonset import capabilities
 from daemonset.capabilities import DAC_OVERRIDE
+from daemonset.shortage import is_shortage
 from daemonset.spans import time_argument
 
 if TYPE_CHECKING:
     from daemonset.capture import Options
 
 USAGE, NOT_ALLOWED = 2, 5
+
+_NO_MEMORY = (
+    "there is not enough memory; let it have more, or watch fewer connections: name --port, or --sample 1/N"
+)
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -53,9 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         topology.load()  # while everything may be read that root may read
     except ImportError as error:
+        if is_shortage(error):
+            return _complain(_NO_MEMORY, NOT_ALLOWED)
         return _complain(f"the package {error.name} is not here; install client-ip-probe[agent]", NOT_ALLOWED)
     try:
         return _keep(arguments) if arguments.once else _stream(arguments)
+    except MemoryError:
+        return _complain(_NO_MEMORY, NOT_ALLOWED)
     except PermissionError as error:
         if error.filename is not None:
             return _complain(f"cannot write {error.filename}: {error.strerror}", NOT_ALLOWED)

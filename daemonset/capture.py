@@ -285,6 +285,7 @@ class Capture:
             finally:
                 self._outbox.release()
                 sniffer.stop(hub, sniffing)
+            watch.close()  # which may have something to tell
             self._finish(stream, hub)
             self.packets = stream.packets
         finally:

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from daemonset.shortage import is_shortage
 from probe import __version__
 from probe.commands import (
     agent,
@@ -38,12 +39,18 @@ from probe.commands import (
     version,
 )
 from probe.errors import ExitCode, ProbeError, os_error
+from probe.memory import memory_left
 from probe.output import end_progress, flush, forget_stdout, note, put
 from probe.render.escape import escape
 
 #: Objects that come before garbage is looked for. A report is made of very many, hardly any of which is garbage;
 #: looking for it as often as Python does by itself takes a tenth of a large analysis.
 _UNTIL_COLLECTED = 200_000
+
+#: Bytes below which libraries that we load do not fail in order but end the process.
+_LEAST_MEMORY = 160 << 20
+
+_MORE_MEMORY = "free some, or raise the limit (ulimit -v, or that of the container)"
 
 EPILOG = (
     "Exit codes: 0 preserved, or all well · 1 a defect of probe · 2 usage · 3 a client address lost, or a "
@@ -107,6 +114,9 @@ app.command(
 def main() -> None:
     """Entry point of `probe` and of the kubectl plugin `kubectl client-ip`."""
     gc.set_threshold(_UNTIL_COLLECTED)
+    os.environ.setdefault(
+        "OPENBLAS_NUM_THREADS", "1"
+    )  # numpy would start a thread for each processor, for nothing
     code = _run(sys.argv[1:])
     end_progress()
     try:
@@ -118,6 +128,9 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     """Run one command line; every way in which it can end becomes an exit code."""
+    for left in memory_left():
+        if left.size < _LEAST_MEMORY:
+            return _complain(f"there is too little memory: {left}; {_MORE_MEMORY}", ExitCode.ENVIRONMENT)
     name = "kubectl client-ip" if Path(sys.argv[0]).name.startswith("kubectl-") else "probe"
     try:
         command = _without_types(typer.main.get_command(app))
@@ -135,7 +148,7 @@ def _run(arguments: list[str]) -> int:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:  # help or completion, onto a full disk
             forget_stdout()
             return _complain(str(os_error(error, "write to stdout")), ExitCode.ENVIRONMENT)
-        return _defect(error)
+        return _unforeseen(error)
     except MemoryError as error:
         why = f" ({escape(str(error))})" if str(error) else ""
         remedy = "capture for a shorter time, or free memory and space for temporary files"
@@ -143,7 +156,7 @@ def _run(arguments: list[str]) -> int:
             f"there is not enough room for so many observations{why}; {remedy}", ExitCode.ENVIRONMENT
         )
     except Exception as error:  # the last line of defence: it reports, and it ends
-        return _defect(error)
+        return _unforeseen(error)
 
 
 def _without_types(command: Any) -> Any:
@@ -177,6 +190,12 @@ def _plainly(text: str) -> str:
     text = text.replace("Value error, ", "").replace("Input should be", "it should be")
     text = text.replace(". Did you mean", "; did you mean")
     return text[:1].lower() + text[1:]
+
+
+def _unforeseen(error: Exception) -> int:
+    if is_shortage(error):
+        return _complain(f"there is too little memory to go on; {_MORE_MEMORY}", ExitCode.ENVIRONMENT)
+    return _defect(error)
 
 
 def _defect(error: Exception) -> int:

@@ -45,8 +45,14 @@ _MEMORY_ROW, _MEMORY_LEAST = 50, 500 << 20
 #: Bytes of rows of which joins take a part of `_MEMORY_LEAST`, and need no disk.
 _FEW = 64 << 20
 
-#: Makes a folder for what joins put on the disk, and takes it away.
-Spill = Callable[[], AbstractContextManager[str]]
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What joins may take of the machine."""
+
+    #: Makes a folder for what does not fit into memory, and takes it away. It is asked only where that may come to be.
+    spill: Callable[[], AbstractContextManager[str]] | None = None
+    memory: int | None = None  # bytes at most; None: as many as they need
 
 
 def fits_in_memory(recording: Recording) -> bool:
@@ -136,21 +142,24 @@ class Leg:
 class LegStore:
     """The legs of a recording, joined and kept as columns; Python objects are made only for those asked for.
 
-    `spill`: a folder for what does not fit into memory; None where there is none.
+    `spill`: a folder for what does not fit into memory; None where there is none. `most`: bytes of memory.
     """
 
-    def __init__(self, recording: Recording, is_server: IsServer, spill: str | None = None) -> None:
+    def __init__(
+        self, recording: Recording, is_server: IsServer, spill: str | None = None, most: int | None = None
+    ) -> None:
         self._recording = recording
         # Of a sample, ports may have been used again by connections that were not kept.
         self._sampled = recording.sample > 1
-        most = _SPILL_LEAST + _SPILL_FACTOR * _size(recording)
+        disk = _SPILL_LEAST + _SPILL_FACTOR * _size(recording)
         memory = max(_MEMORY_LEAST, _MEMORY_ROW * (len(recording.packets) + len(recording.nat)))
+        memory = memory if most is None else min(memory, most)
         self._database = duckdb.connect(
             ":memory:",
             config={
                 # By default it would be a folder in the working directory.
                 "temp_directory": spill or "",
-                "max_temp_directory_size": f"{most >> 20}MiB",
+                "max_temp_directory_size": f"{disk >> 20}MiB",
                 "memory_limit": f"{memory >> 20}MiB",
                 "preserve_insertion_order": False,
             },

@@ -8,6 +8,7 @@ the thread opens stays in the namespace that it was opened in.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -37,7 +38,10 @@ def call_inside(namespace: int | None, work: Callable[[], _T]) -> _T:
             errors.append(error)
 
     thread = threading.Thread(target=inside, name="inside-namespace")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # there are no more threads to be had
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
     thread.join()
     if errors:
         raise errors[0]

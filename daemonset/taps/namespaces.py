@@ -34,6 +34,7 @@ from daemonset.taps.ring import PacketSource
 from daemonset.taps.sniffer import Hub
 
 _LOOK_EVERY = 0.5  # seconds
+_END_WITHIN = 5.0  # seconds in which a look that is not wanted any more ends
 _SETTLE = 0.1  # a new pod's links and addresses come in several events
 _LINKS_AND_ADDRESSES = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, _IPV4_IFADDR, _IPV6_IFADDR (linux/rtnetlink.h)
 _NO_PROCESSES = Path("/proc/self/attr")  # a folder that names none
@@ -181,15 +182,27 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop looking, also in the middle of it."""
+        """Stop looking, also in the middle of it. Where that does not come to an end, it is told as a gap."""
+        if self._ending:
+            return
         self._ending = True
         os.close(self._end_of_thread)
         if self._thread.ident is not None:
-            self._thread.join()
+            # Python waits for ever for a thread that died of a lack of memory as it began.
+            self._thread.join(_END_WITHIN)
+        if self._thread.is_alive():
+            self._tell(Gap("topology", "a look at the node's pods came to no end", time.time_ns()))
+            return  # it may still use what is left
         os.close(self._end)
         self._events.close()
 
     def _watch(self) -> None:
+        try:
+            self._keep_looking()
+        except Exception as error:  # whatever it is: pods that begin now would be missed in silence
+            self._hub.fail(error)
+
+    def _keep_looking(self) -> None:
         poll = select.poll()
         poll.register(self._events, select.POLLIN)
         poll.register(self._end, select.POLLIN)

@@ -100,7 +100,7 @@ class _Listener:
 class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
     """All sockets of the node as one. Not for sending.
 
-    `broken` is called when decoding failed for a reason of our own, which `error` then holds. `pace`: how many seconds
+    `broken` is called when a thread failed for a reason of our own, which `error` then holds. `pace`: how many seconds
     pass at most from one drain to the next while packets come.
     """
 
@@ -185,11 +185,15 @@ class Hub(SuperSocket):  # type: ignore[misc]  # scapy has no types
                     self._next = self._began + _pace(self._began - before, self._fill, self._pace)
                     haul = self._haul() if not more or self._count >= ROWS else None
             except Exception as error:
-                self.error = error  # scapy says so on stderr and closes us; our owner has to know
-                self._broken()
+                self.fail(error)  # scapy says so on stderr and closes us; our owner has to know
                 raise
             if haul is not None:
                 yield haul
+
+    def fail(self, error: Exception) -> None:
+        """Tell our owner that a thread of the capture cannot go on; the first error counts."""
+        self.error = self.error or error
+        self._broken()
 
     def rest(self) -> Haul:
         """What is left when nothing more is to come: whatever waits in the sockets, and the last counters."""
@@ -310,8 +314,15 @@ def start(hub: Hub, deliver: Callable[[Haul], None]) -> AsyncSniffer:
         capabilities.keep_none()
         started.set()
 
+    def delivered(haul: Haul) -> None:
+        try:
+            deliver(haul)
+        except Exception as error:
+            hub.fail(error)
+            raise
+
     sniffer = AsyncSniffer(
-        opened_socket=hub, session=Decoding, store=False, prn=deliver, started_callback=begun
+        opened_socket=hub, session=Decoding, store=False, prn=delivered, started_callback=begun
     )
     sniffer.start()
     started.wait()

@@ -45,8 +45,8 @@ from probe.errors import UnavailableError
 from probe.live.board import Board
 from probe.manifests.objects import IMAGE, debug_pod, installation
 from probe.sessions.folder import Meta
+from probe.sessions.room import room
 from probe.sessions.session import Session, Words, capture
-from probe.sessions.spill import spill_folder
 
 #: Seconds to watch for, bytes of streams to take, and connections and packets in them. Judging takes some 400 bytes of
 #: memory for a packet, and heads of requests three times what they take in a stream, so these stay below 2 GiB.
@@ -175,6 +175,7 @@ def run(
 
     Raises UnavailableError; KeyboardInterrupt where it was given up.
     """
+    room()  # too little is said now, not when all has been captured
     _tell_leftovers(api, told)
     with installed(api, wish, prepared, told) as (where, roll):
         for node, why in roll.missing.items():
@@ -194,7 +195,7 @@ def run(
         clients=Clients.of(wish.clients),
         changes=session.meta.changes,
         own=session.meta.own,
-        spill=spill_folder,
+        room=room(),
     )
 
 

@@ -101,7 +101,11 @@ class SoFar:
         self._next = now + EVERY
         if not packets:
             return None
-        report = _aside(lambda: self._judge(frames))
+        try:
+            report = _aside(lambda: self._judge(frames))
+        except MemoryError:  # the capture goes on
+            self._next = float("inf")
+            return "there is no memory for verdicts so far: they come with the report"
         self._next = time.monotonic() + max(EVERY, FACTOR * (time.monotonic() - now))
         text = self._words(report)
         if text == self._told or not text:

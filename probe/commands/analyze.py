@@ -135,7 +135,7 @@ def analyze(
         )
     from analysis.analyze import analyze as judge
     from analysis.chain.clients import Clients
-    from probe.sessions.spill import spill_folder
+    from probe.sessions.room import room
 
     report = judge(
         given.recording,
@@ -147,6 +147,6 @@ def analyze(
         clients=Clients.of(given.clients),
         changes=given.changes,
         own=given.own,
-        spill=spill_folder,
+        room=room(),
     )
     end_with(report, output, files, Seen(given.recording, given.facts, copied))

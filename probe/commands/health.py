@@ -295,7 +295,7 @@ def of_record(
     from analysis.analyze import analyze as judge
     from probe.commands import inputs
     from probe.health.report import about_health
-    from probe.sessions.spill import spill_folder
+    from probe.sessions.room import room
 
     recorded = inputs.recorded([Path(target)] if target else [], tap, objects, [])
     if watched is not None:
@@ -316,7 +316,7 @@ def of_record(
         service=wanted,
         changes=recorded.changes,
         own=recorded.own,
-        spill=spill_folder,
+        room=room(),
     )
     return about_health(report)
 

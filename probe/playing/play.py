@@ -40,8 +40,8 @@ from probe.playing.ask import Question, ask_in_lab, lab_orders
 from probe.sending import CLAIMS
 from probe.sending.claims import endpoint
 from probe.sessions.folder import Meta
+from probe.sessions.room import room
 from probe.sessions.session import Session, Witness, Words, capture
-from probe.sessions.spill import spill_folder
 
 #: What is still on its way when the last answer has come: the ends of connections, seconds.
 SETTLE = 0.2
@@ -127,6 +127,7 @@ def play(
         said = ingress() if ingress is not None else _given(scenario)
         return Words(told, tuple(asked), said, tuple(lab.changes), own)
 
+    room()  # too little is said now, not when all has been captured
     with Lab.start(scenario, proxy_mode, progress) as lab:
         facts = facts_from_objects(lab.objects())
         meta = Meta(
@@ -166,7 +167,7 @@ def play(
         clients=Clients.of(clients),
         changes=session.meta.changes,
         own=session.meta.own,
-        spill=spill_folder,
+        room=room(),
     )
     return Played(scenario, plan, session, report, tuple(answers))
 

@@ -97,7 +97,7 @@ class _Follower:
         self.settled = threading.Event()  # ready, or over
         self.ready = False
         self.stopping = False
-        self.failure: ProbeError | None = None
+        self.failure: ProbeError | MemoryError | None = None
         self.lack: str | None = None
         self._kept = kept
         self._limit = limit
@@ -159,6 +159,10 @@ class _Follower:
         except ProbeError as error:  # there is no space for it
             self._broken = True
             self.complain(str(error))
+            self.failure = error
+        except MemoryError as error:
+            self._broken = True
+            self.complain("there was no memory for what it sent")
             self.failure = error
 
     def over(self, lack: str | None) -> None:

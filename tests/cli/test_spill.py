@@ -120,7 +120,7 @@ def test_few_connections_need_no_folder() -> None:
         yield ""
 
     story = Story(cluster()).connection(REMOTE)
-    assert analyze(story.recording(), story.facts, spill=nowhere).summary.lost == 1
+    assert analyze(story.recording(), story.facts, room=legs.Room(nowhere)).summary.lost == 1
 
 
 @pytest.mark.parametrize("few", [0, legs._FEW], ids=["many", "few that take much memory"])
@@ -143,7 +143,7 @@ def test_what_needs_the_disk_is_judged_as_what_does_not_and_leaves_nothing(
         monkeypatch.setattr(legs, name, value)
     with pytest.raises(MemoryError):
         analyze(recording, story.facts, limit=10)
-    assert analyze(recording, story.facts, limit=10, spill=here) == in_memory
+    assert analyze(recording, story.facts, limit=10, room=legs.Room(here)) == in_memory
     assert made == [tmp_path]
     assert list(tmp_path.iterdir()) == []
 
