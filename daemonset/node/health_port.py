@@ -35,11 +35,15 @@ PATIENCE = 3.0
 MOST, AT_ONCE = 1024, 16
 
 _LIMIT = 16384  # bytes of an answer that are read
-_START = 120  # characters of a status line that are kept
+MOST_START = 120  # characters of a status line that are kept
 _AT_ONCE_HERE = 64
 
 _content_length = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?:\r\n|$)", re.IGNORECASE).search
 _chunked = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNORECASE).search
+
+
+#: Every way in which asking can end.
+OUTCOMES = frozenset({"answered", "not HTTP", "closed", "refused", "no answer", "unreachable"})
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -116,7 +120,7 @@ def ask(number: int, target: Target, patience: float = PATIENCE) -> Answered:
 
 def understood(said: Answered, answer: bytes) -> Answered:
     """What was asked, with what the bytes of the answer say. Any bytes are some answer."""
-    line = answer.partition(b"\r\n")[0][:_START]
+    line = answer.partition(b"\r\n")[0][:MOST_START]
     start = line.decode("latin-1")
     parts = line.split(b" ", 2)
     if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or len(parts[1]) != 3 or not parts[1].isdigit():

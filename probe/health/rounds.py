@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Protocol
 
 import msgspec
@@ -14,7 +15,7 @@ from analysis.facts import Service
 from analysis.health.asking import ROUNDS, Round, View, judge, unsettled
 from analysis.health.judge import Codes
 from analysis.health.replies import Asking, Reply
-from daemonset.node.health_port import PATIENCE, Answered, Target, ask_all
+from daemonset.node.health_port import MOST_START, OUTCOMES, PATIENCE, Answered, Target, ask_all
 from probe.health.questions import Question, best_of
 from probe.render.escape import escape
 
@@ -117,7 +118,8 @@ def _replies(asked: Sequence[Question], output: Output, sources: set[tuple[str, 
         answered = read_answer(line)
         if answered is not None and 0 <= answered.target < len(asked):
             found[answered.target] = answered
-            sources.add((answered.source, answered.source_port))
+            if answered.source:
+                sources.add((answered.source, answered.source_port))
     lack = escape(output.lack or "the asking ended without an answer", 300)
     return [
         question.reply(found[number]) if number in found else question.unasked(lack)
@@ -128,9 +130,30 @@ def _replies(asked: Sequence[Question], output: Output, sources: set[tuple[str, 
 def read_answer(line: bytes) -> Answered | None:
     """One line of the asking process; None where it is none."""
     try:
-        return msgspec.json.decode(line, type=Answered)
+        answered = msgspec.json.decode(line, type=Answered)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    return answered if _possible(answered) else None
+
+
+def _possible(answered: Answered) -> bool:
+    """Whether it can have been said: what a node says is kept in sessions, and has to be read back from there."""
+    return (
+        answered.outcome in OUTCOMES
+        and 0 <= answered.time < 1 << 63
+        and 0 <= answered.source_port <= 0xFFFF
+        and (not answered.source or _is_address(answered.source))
+        and len(answered.start) <= MOST_START
+        and (answered.status is None or 0 <= answered.status < 1000)
+    )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def command(python: str, targets: Sequence[str], *further: str) -> list[str]:

@@ -33,7 +33,7 @@ ANSWER_LIMIT = 64 * 1024
 _WORDS = 200  # characters of another's words that are kept
 
 
-class _Answer(msgspec.Struct):
+class Answer(msgspec.Struct):
     """What came of it, as far as it came."""
 
     outcome: Outcome = "error"
@@ -50,7 +50,7 @@ def send(order: Order) -> Asked:
     """Send one request and wait for its answer, `order.patience` seconds at most. Raises nothing."""
     started = time.time()
     deadline = time.monotonic() + order.patience
-    answer = _Answer()
+    answer = Answer()
     source, destination = "", endpoint(order.address, order.port)
     try:
         where = socket.getaddrinfo(
@@ -78,7 +78,7 @@ def send(order: Order) -> Asked:
     )
 
 
-def _may_echo(answer: _Answer) -> bool:
+def _may_echo(answer: Answer) -> bool:
     """Whether the body is the application's own: a redirect or a complaint may come from anyone on the way."""
     return answer.outcome == "answered" and answer.status is not None and 200 <= answer.status < 300
 
@@ -97,7 +97,7 @@ def _bind(connection: socket.socket, order: Order, destination: tuple[Any, ...])
 
 
 def _exchange(
-    connection: socket.socket, order: Order, destination: tuple[Any, ...], deadline: float, answer: _Answer
+    connection: socket.socket, order: Order, destination: tuple[Any, ...], deadline: float, answer: Answer
 ) -> None:
     """Everything between the bound socket and the answer; every way in which it can fail is an outcome."""
     try:
@@ -127,7 +127,7 @@ def _connect(connection: socket.socket, destination: tuple[Any, ...], deadline: 
     connection.connect(destination)
 
 
-def _ask(connection: socket.socket, order: Order, deadline: float, answer: _Answer) -> None:
+def _ask(connection: socket.socket, order: Order, deadline: float, answer: Answer) -> None:
     if order.claim is not None and order.claim.in_front:
         header = proxy_header(order.claim, endpoint(order.address, order.port))
         _send(connection, header, deadline)
@@ -136,7 +136,7 @@ def _ask(connection: socket.socket, order: Order, deadline: float, answer: _Answ
         connection = _tls().wrap_socket(connection, server_hostname=_server_name(order.host))
     with connection:
         _send(connection, _request(order), deadline)
-        _read(connection, deadline, answer)
+        read_response(connection, deadline, answer)
 
 
 def _tls() -> ssl.SSLContext:
@@ -203,7 +203,8 @@ class _Incoming(io.RawIOBase):
         return number
 
 
-def _read(connection: socket.socket, deadline: float, answer: _Answer) -> None:
+def read_response(connection: socket.socket, deadline: float, answer: Answer) -> None:
+    """Read a response up to its end or ANSWER_LIMIT, and put down what came. Raises OSError."""
     incoming = _Incoming(connection, deadline)
     response = HTTPResponse(cast("socket.socket", incoming), method="GET")
     try:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
+from math import inf
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
 from analysis.recording import RecordingBuilder
 from analysis.rules.counted_rules import CountedRules, FirstPacket, UnclearError, translation
 from daemonset import wire
+from daemonset.keeping import FORMAT
 from daemonset.node.health_port import Answered, understood
 from daemonset.observation import NAT, PACKET, CountedChain, CountedRule, RuleCounts, Tap, TapKind, Taps
 from probe.anonymous.anonymizer import Anonymizer
 from probe.cluster import channels
 from probe.cluster.timing import Clock
 from probe.errors import UsageError
-from probe.health.answers import MOST_LINE, Lines, answer_of, words_of
+from probe.health.answers import MOST_LINE, Answers, Lines, answer_of, words_of
 from probe.health.rounds import read_answer
 from probe.objects import facts_from_objects
 from probe.sending.echo import understand
+from probe.sending.exchange import ANSWER_LIMIT, Answer, read_response
 from probe.sessions.folder import Meta, parse_meta
 from probe.sessions.session import Pouring
 from tests.cluster_facts.test_odd_objects import SHOP
@@ -164,9 +170,41 @@ def health_lines(data: bytes, size: int) -> None:
     lines, whole = Lines(), Lines()
     cut = [line for piece in pieces(data, size) for line in lines.feed(piece)]
     assert len(data) > MOST_LINE or cut == whole.feed(data)
+    heard = Answers()
     for line in cut:
         answered = read_answer(line)
-        assert answered is None or isinstance(answered.target, int)
+        if answered is not None:
+            heard.take("n", 1, answered)
+    own = heard.so_far({"n": Clock(1 << 40, 1 << 40)})
+    index = msgspec.json.encode({"format": FORMAT, "version": 1, "own": own})
+    assert parse_meta(index, Path("s")).own == own, "what is kept is read back"
+
+
+class _Connection:
+    """A socket that has received these bytes, in pieces."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        self._pieces = pieces(data, size)
+
+    def settimeout(self, seconds: float) -> None:
+        """Nothing takes time here."""
+
+    def recv_into(self, view: memoryview) -> int:
+        """The next piece, nothing at the end."""
+        piece = next(self._pieces, b"")[: len(view)]
+        view[: len(piece)] = piece
+        return len(piece)
+
+
+def http_answers(data: bytes, size: int) -> None:
+    """What a server answers to a request of ours."""
+    answer = Answer()
+    with suppress(TimeoutError, OSError):
+        read_response(cast("socket.socket", _Connection(data, size)), inf, answer)
+    assert len(answer.body) <= ANSWER_LIMIT
+    assert answer.detail.isprintable()
+    assert len(answer.detail) < 400
+    assert answer.status is None or isinstance(answer.status, int)
 
 
 def channel_messages(data: bytes, size: int) -> None:
@@ -196,5 +234,6 @@ READERS = (
     Reader(health_answers, 150, longest=1024),
     Reader(health_lines, 60, longest=1024),
     Reader(channel_messages, 120, longest=1024),
-    Reader(echoes, 150, longest=1024),
+    Reader(echoes, 100, longest=1024),
+    Reader(http_answers, 50, longest=1024),
 )

@@ -284,6 +284,10 @@ def seeds() -> dict[str, bytes]:
             "failed": b"\3" + msgspec.json.encode(STATUS),
             "status": msgspec.json.encode(STATUS),
         },
+        "http_answers": {
+            "length": b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"ip": 1}',
+            "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: v\r\n\r\n",
+        },
         "echoes": {
             "json": b'{"client_host": ["192.0.2.1", 5000]}',
             "lines": b"RemoteAddr: 192.0.2.1:5000\nIP: ::1\n",
