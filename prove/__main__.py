@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prove import hostile, kills, soak, truth
+from prove.degrading import HARMS
 from prove.row import Row, markdown, show
 
 #: Where captures of a real cluster stand, if they do.
@@ -23,6 +24,8 @@ PROOFS: dict[str, Proof] = {
         long=given.long,
         evidence=given.evidence,
         sessions=given.sessions,
+        first=given.tried,
+        harms=given.harm,
         scenarios=given.scenario,
         keep=given.recordings,
     ),
@@ -40,6 +43,17 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--long", action="store_true", help="the long form: hours rather than minutes")
     parser.add_argument("--sessions", type=int, metavar="N", help="degraded sessions for each harm")
+    parser.add_argument(
+        "--harm", action="append", choices=HARMS, metavar="NAME",
+        help=f"what is done to sessions; may come again: {', '.join(HARMS)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tried",
+        type=int,
+        default=0,
+        metavar="N",
+        help="go on where N sessions of each harm were tried already",
+    )
     parser.add_argument(
         "--recordings",
         type=Path,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import traceback
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -48,11 +47,11 @@ class Count:
         self.wrong += other.wrong
 
 
-def tried(original: Original, harm: str, rounds: int) -> Count:
-    """Degrade one session `rounds` times in one way."""
+def tried(original: Original, harm: str, draws: range) -> Count:
+    """Degrade one session in one way, once for each of these draws."""
     count = Count()
     full = original.whole
-    for number in range(rounds):
+    for number in draws:
         dice = random.Random(f"{original.name}/{harm}/{number}")  # noqa: S311 - to be made again
         where = f"{original.name}, {harm}, draw {number}"
         try:
@@ -70,15 +69,35 @@ def tried(original: Original, harm: str, rounds: int) -> Count:
     return count
 
 
+def shared_out(sessions: range, originals: int, harm: str) -> dict[int, range]:
+    """Which draws of which originals a harm's sessions are: all originals have their turn before one comes again.
+
+    Each harm begins at another original, for where there are fewer sessions than originals.
+    """
+    begin = list(HARMS).index(harm) * originals // len(HARMS)
+    shares: dict[int, range] = {}
+    for number in sessions:
+        original, draw = (begin + number) % originals, number // originals
+        shares[original] = range(shares[original].start if original in shares else draw, draw + 1)
+    return shares
+
+
 def rows(
     *,
     long: bool,
     evidence: Path | None,
     sessions: int | None = None,
+    first: int = 0,
+    harms: Sequence[str] | None = None,
     scenarios: Sequence[str] | None = None,
     keep: Path | None = None,
 ) -> list[Row]:
-    """One row for each harm. `keep`: where recordings of the lab are kept, and taken from. Raises ProbeError."""
+    """One row for each harm, or for each of `harms`. Raises ProbeError.
+
+    `first`: how many sessions of each harm were tried already, with which to go on. `keep`: where recordings of the
+    lab are kept, and taken from.
+    """
+    harms = harms or tuple(HARMS)
     modes: tuple[ProxyMode, ...] = ("iptables", "nftables") if long else ("iptables",)
     originals = list(recorded(evidence)) if evidence is not None else []
     again = f"python -m prove truth{' --long' if long else ''}"
@@ -91,16 +110,15 @@ def rows(
         if not originals:
             return [
                 Row(f"sessions: {harm}", 0, 0, again=again, skipped=problem or "no recordings")
-                for harm in HARMS
+                for harm in harms
             ]
         wanted = sessions or (_MANY if long else _FEW)
         found: list[Row] = []
-        for place, harm in enumerate(HARMS):
-            # Where there are fewer sessions than originals, each harm is done to others of them.
-            draws = Counter((place * wanted + number) % len(originals) for number in range(wanted))
+        for harm in harms:
+            shares = shared_out(range(first, first + wanted), len(originals), harm)
             total = Count()
-            those = [originals[number] for number in draws]
-            for count in pool.map(tried, those, repeat(harm), draws.values()):
+            those = [originals[number] for number in shares]
+            for count in pool.map(tried, those, repeat(harm), shares.values()):
                 total.add(count)
             found.append(_row(harm, total, again, f"; {problem}" if problem else ""))
     return found

@@ -14,8 +14,9 @@ import pytest
 from analysis.analyze import analyze
 from analysis.report import Verdict
 from prove import kills
-from prove.degrading import disturbed, forgetful, lessened
+from prove.degrading import HARMS, disturbed, forgetful, lessened
 from prove.row import Row, markdown
+from prove.truth import shared_out
 from prove.verdicts import another
 from tests.analysis.story import Story, cluster
 from tests.analysis.test_stories import REMOTE
@@ -46,6 +47,31 @@ def test_each_proof_tries_something_and_finds_nothing(proof: str, tmp_path: Path
         assert wrong == ("-" if tried == "-" else "0"), row
         assert ("not tried" in found) == (tried == "-"), row
         assert again == f"`python -m prove {proof}`"
+
+
+@pytest.mark.lab
+def test_one_harm_can_be_tried_alone(tmp_path: Path) -> None:
+    table = tmp_path / "table.md"
+    asked = ("--harm", "any order", "--sessions", "2", "--tried", "1", "--scenario", "proxy-v2-ok")
+    done = subprocess.run(
+        [sys.executable, "-m", "prove", "truth", *asked, "--markdown", str(table)],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = table.read_text().splitlines()[2:]
+    assert row.startswith("| sessions: any order | 2 | 0 | 100%")
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_sessions_that_are_tried_in_pieces_are_those_of_one_run(harm: str) -> None:
+    def draws(sessions: range) -> set[tuple[int, int]]:
+        shares = shared_out(sessions, 7, harm)
+        return {(original, draw) for original, those in shares.items() for draw in those}
+
+    whole = draws(range(40))
+    assert len(whole) == 40
+    assert draws(range(9)) | draws(range(9, 30)) | draws(range(30, 40)) == whole
+    assert len({original for original, _ in draws(range(7))}) == 7, "each has its turn before one comes again"
 
 
 def test_another_verdict_is_noticed() -> None:
