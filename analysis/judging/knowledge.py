@@ -315,10 +315,11 @@ def _outsider_certain(trip: Trip, coverage: Coverage) -> bool:
 
     Balancers give themselves away at the NIC, by what they ask the nodes' health-check ports; and where a balancer
     is watched, what it did not pass on did not come through it.
+    What asks an endpoint already may have been translated by a node that nobody listed, whose address is then unknown.
     """
     if any(TapKind.LB in kinds for kinds in coverage.kinds.values()):
         return False
-    return trip.steps[0].kind is TapKind.NIC
+    return trip.steps[0].kind is TapKind.NIC and trip.steps[0].frontend
 
 
 def _silence(connection: Connection, coverage: Coverage, facts: Facts) -> Silence:
