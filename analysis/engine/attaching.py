@@ -118,7 +118,8 @@ def _refusals(database: duckdb.DuckDBPyConnection) -> None:
 def _translations(database: duckdb.DuckDBPyConnection, sampled: bool) -> None:
     # Ports are used again, so the tuples of a record can stand in several legs. It is of the leg that has both; else
     # of one that no other record can be about alone; then of one that leaves the node as the record says, or came as
-    # it says; and of several, of the last.
+    # it says; and of several, of the last. A record that puts a source of its node's in the place of another is also of
+    # the one leg that was seen so elsewhere: no kernel gives out a tuple twice at a time.
     original = (
         "a.src = n.orig_src and a.sport = n.orig_sport and a.dst = n.orig_dst and a.dport = n.orig_dport"
     )
@@ -153,10 +154,22 @@ def _translations(database: duckdb.DuckDBPyConnection, sampled: bool) -> None:
             group by leg, record, node
             having {"came and went" if sampled else "true"}
         ),
-        settled as (select distinct leg, node, true as settled from candidates where rivals = 1)
+        settled as (select distinct leg, node, true as settled from candidates where rivals = 1),
+        elsewhere as (
+            select a.leg, n.record, hash(n.node, orig_src, orig_sport, orig_dst, orig_dport) as said
+            from nat n
+            join placed a on a.node <> n.node and a.protocol = n.protocol and {translated}
+            anti join candidates using (record)
+            anti join placed p on p.leg = a.leg and p.node = n.node
+            where orig_src <> reply_dst and (n.time = 0 or abs(a.seen - n.time) <= {CLOCK_SLACK}) and {not sampled}
+        )
         select leg, record from candidates left join settled using (leg, node)
         qualify row_number() over (
             partition by record
             order by came and went desc, coalesce(settled, false), left_so desc, came desc, seen desc
         ) = 1
+        union
+        select leg, record from elsewhere
+        qualify min(leg) over (partition by record) = max(leg) over (partition by record)
+            and min(said) over (partition by leg) = max(said) over (partition by leg)
     """)  # noqa: S608 - only constants of this module are put into the text

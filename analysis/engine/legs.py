@@ -28,6 +28,7 @@ import numpy as np
 from analysis.chain.clients import Clients
 from analysis.chain.strangers import Strangers, find_strangers
 from analysis.engine.attaching import attach
+from analysis.engine.first_bytes_alone import add_places
 from analysis.engine.interning import Interned
 from analysis.engine.joining import SAME_TUPLE, IsServer, join
 from analysis.engine.load import load
@@ -171,6 +172,7 @@ class LegStore:
             loaded = load(self._database, recording)
             self._addresses = loaded.addresses
             join(self._database, loaded, is_server)
+            add_places(self._database)
             attach(self._database, loaded, sampled=self._sampled)
             self._release = loaded.release
         except BaseException:

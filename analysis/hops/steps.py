@@ -77,7 +77,7 @@ def walk(leg: Leg, taps: Sequence[Tap], book: AddressBook) -> tuple[Step, ...]:
         ordered.extend(_insert_records(leg, here, records, book))
     seen = {step.place for step in steps}
     orphans = [record for record in nat if record.node not in seen]
-    return tuple(_each_state_once([*_records_alone(leg, orphans, book), *ordered]))
+    return tuple(_each_state_once(_insert_records(leg, ordered, orphans, book)))
 
 
 def _each_state_once(steps: list[Step]) -> list[Step]:
@@ -282,11 +282,3 @@ def _insert_records(leg: Leg, here: list[Step], records: list[NatRecord], book: 
             at += 1
         result[at:at] = said
     return result
-
-
-def _records_alone(leg: Leg, records: list[NatRecord], book: AddressBook) -> list[Step]:
-    steps: list[Step] = []
-    for record in records:
-        steps.append(_record_step(leg, record, record.original, leg.start, book))
-        steps.append(_record_step(leg, record, record.translated, leg.start, book))
-    return steps
