@@ -127,6 +127,31 @@ def test_an_operator_that_sleeps_and_wakes_up_says_that_its_agents_have_ended(
     assert stage.double.left() == []
 
 
+def test_an_operator_that_sleeps_for_a_while_has_missed_nothing(
+    lab_stage: Callable[[str], Stage], tmp_path: Path
+) -> None:
+    stage = lab_stage("cluster-remote")
+    running = stage.start(
+        "capture", "svc/web", "--duration", "60s", "--record", tmp_path / "session", "-o", "json"
+    )
+    running.until("watching for")
+    running.interrupt(signal.SIGSTOP)  # as a lid that is closed, and opened before agents miss anybody
+    answers = stage.lab.send()
+    running.interrupt(signal.SIGCONT)
+    running.until(f"{len(answers)} connections")
+    running.interrupt()
+    ending = running.ending()
+    assert ending.code == 3, ending.err
+    report = ending.json
+    assert report["capture"] == {**report["capture"], "complete": True, "reasons": []}
+    assert [journey["verdict"] for journey in report["journeys"]] == ["lost"] * len(answers)
+    clocks = json.loads((tmp_path / "session" / "session.json").read_text())["clocks"]
+    for node, clock in clocks.items():
+        assert clock["least"] <= 0 <= clock["most"], f"{node} has our clock, whatever answers waited for"
+        assert not clock.get("wasSet")
+    assert stage.double.left() == []
+
+
 def test_a_real_agent_that_is_killed_makes_the_capture_incomplete(lab_stage: Callable[[str], Stage]) -> None:
     stage = lab_stage("cluster-remote")
     running = stage.start("capture", "svc/web", "--duration", "60s", "-o", "json")
