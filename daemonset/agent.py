@@ -65,15 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _keep(arguments) if arguments.once else _stream(arguments)
     except MemoryError:
         return _complain(_NO_MEMORY, NOT_ALLOWED)
-    except PermissionError as error:
-        if error.filename is not None:
-            return _complain(f"cannot write {error.filename}: {error.strerror}", NOT_ALLOWED)
-        return _complain(
-            "packet sockets need the capability NET_RAW: run as root or in a pod that has it", NOT_ALLOWED
-        )
     except OSError as error:
-        where = f"{error.filename}: " if error.filename is not None else ""
-        return _complain(f"{where}{error.strerror or error}", NOT_ALLOWED)
+        return _complain(_refusal(error, arguments.output), NOT_ALLOWED)
+
+
+def _refusal(error: OSError, output: str | None) -> str:
+    """What the system refused, and what to do: of the folder that is written, of packet sockets, of anything else."""
+    why, what = error.strerror or str(error), error.filename
+    if output is not None and isinstance(what, str) and Path(what).is_relative_to(output):
+        return f"cannot write {what}: {why}; name another folder"
+    if isinstance(error, PermissionError) and what is None:
+        return "packet sockets need the capability NET_RAW; run as root, or in a pod that has it"
+    said = f"{what}: {why}" if what is not None else why
+    return f"cannot watch this node: {said}; put that right, and start it again"
 
 
 def _contradiction(arguments: argparse.Namespace) -> str | None:
@@ -83,7 +87,7 @@ def _contradiction(arguments: argparse.Namespace) -> str | None:
             return "--output keeps what --once sees; give --once too"
         if os.isatty(sys.stdout.fileno()):
             return (
-                "standard output is a terminal: send the stream to a program or a file, or keep what is seen with "
+                "standard output is a terminal; send the stream to a program or a file, or keep what is seen with "
                 "--once --output DIR"
             )
         return None

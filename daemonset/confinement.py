@@ -75,7 +75,7 @@ def confine(*, writes: bool, loads: bool) -> int:
     if result < 0:
         raise ConfinementError(os.strerror(ctypes.get_errno()))
     if result > 0:
-        raise ConfinementError("a thread has a filter of its own")
+        raise ConfinementError("a part of the process has a filter of its own")
     return len(program)
 
 
