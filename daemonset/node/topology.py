@@ -183,6 +183,8 @@ def _read_links(channel: Any) -> list[_Link]:
     """Every interface that is up, in the order of the kernel's indices."""
     addresses: dict[int, list[str]] = {}
     for message in channel.get_addr():
+        if message["family"] not in _FAMILIES:
+            continue  # a pod's interface may have addresses that are none of IP
         # On a point-to-point link IFA_ADDRESS is the other side's; IFA_LOCAL is only there for IPv4.
         address = message.get("local") or message.get("address")
         if address:
