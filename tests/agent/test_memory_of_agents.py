@@ -63,6 +63,18 @@ def test_an_agent_that_is_given_no_more_memory_amid_a_capture(node: Scene, arriv
         assert "Traceback" not in said
 
 
+def test_an_agent_that_is_given_no_more_memory_ends_where_nobody_reads_it_any_more(node: Scene) -> None:
+    agent = start(node, "--port", "80", stderr=subprocess.PIPE)
+    agent.until_ready()
+    resource.prlimit(agent.process.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
+    add_pod(node, "late", "10.1.0.2")
+    assert agent.process.stdout is not None
+    agent.process.stdout.close()
+    assert agent.process.wait(PATIENCE) in {0, 5}
+    assert agent.process.stderr is not None
+    agent.process.stderr.close()
+
+
 def ended(agent: Agent) -> tuple[int, str]:
     """Read all, which need not be whole; the exit code, and what was complained of."""
     with contextlib.suppress(TruncatedError):
