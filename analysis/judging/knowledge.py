@@ -35,6 +35,7 @@ class Coverage:
     whole: frozenset[str]  # places where one tap shows every interface
     nat: frozenset[str]  # places whose kernel's NAT records are at hand
     first_bytes: bool  # whether first bytes other than signatures were to be captured
+    expected: frozenset[str]  # places that were to be watched, where the session says so
 
     @classmethod
     def of(cls, recording: Recording) -> Coverage:
@@ -50,7 +51,16 @@ class Coverage:
             whole=frozenset(tap.node for tap in recording.taps if every_interface(tap.interface)),
             nat=frozenset(recording.nodes[number] for number in set(recording.nat["node"].tolist())),
             first_bytes="off" not in heads,
+            expected=frozenset(recording.expected_nodes),
         )
+
+    def watches_every_node(self, facts: Facts) -> bool:
+        """Whether no node can have passed anything on unseen: all are listed, as far as is known, and all watched."""
+        listed = {node.name for node in facts.nodes}
+        outside = {place for place, kinds in self.kinds.items() if kinds & {TapKind.CLIENT, TapKind.LB}}
+        named = (self.expected | self.kinds.keys()) - outside | {pod.node for pod in facts.pods if pod.node}
+        watched = {place for place, kinds in self.kinds.items() if TapKind.NIC in kinds} - self.lossy
+        return bool(listed) and named <= listed <= watched
 
     def watches_node(self, place: str) -> bool:
         """Whether a packet that enters this node and goes on could not have been missed."""
@@ -295,7 +305,7 @@ def _origin_certain(connection: Connection, coverage: Coverage, facts: Facts) ->
         return False
     kind = connection.owner.kind
     if kind is OwnerKind.EXTERNAL:
-        return _outsider_certain(connection.trip, coverage)
+        return _outsider_certain(connection.trip, coverage, facts)
     if not first.frontend:
         return False  # translated already, and the address is one that a translation can produce
     if kind is OwnerKind.POD:
@@ -310,7 +320,7 @@ def _origin_certain(connection: Connection, coverage: Coverage, facts: Facts) ->
     return first.kind is not TapKind.NIC or inside or first.place in coverage.nat
 
 
-def _outsider_certain(trip: Trip, coverage: Coverage) -> bool:
+def _outsider_certain(trip: Trip, coverage: Coverage, facts: Facts) -> bool:
     """Whether an address from outside can be taken for a client's, and not for an unknown balancer's.
 
     Balancers give themselves away at the NIC, by what they ask the nodes' health-check ports; and where a balancer
@@ -319,7 +329,8 @@ def _outsider_certain(trip: Trip, coverage: Coverage) -> bool:
     """
     if any(TapKind.LB in kinds for kinds in coverage.kinds.values()):
         return False
-    return trip.steps[0].kind is TapKind.NIC and trip.steps[0].frontend
+    first = trip.steps[0]
+    return first.kind is TapKind.NIC and (first.frontend or coverage.watches_every_node(facts))
 
 
 def _silence(connection: Connection, coverage: Coverage, facts: Facts) -> Silence:
