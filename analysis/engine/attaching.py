@@ -136,8 +136,9 @@ def _translations(database: duckdb.DuckDBPyConnection, sampled: bool) -> None:
             join placed a on a.node = n.node and a.protocol = n.protocol and {translated}
         ),
         last as (
-            select leg, node, max_by({{src: src, dst: dst, sport: sport, dport: dport}}, seen) as way
-            from placed semi join went using (leg, node) group by leg, node
+            select leg, node, max_by(
+                {{src: src, dst: dst, sport: sport, dport: dport}}, (seen, tap, src, sport, dst, dport)
+            ) as way from placed semi join went using (leg, node) group by leg, node
         ),
         matched as (
             select a.leg, n.record, a.seen, n.time, a.node, true as came, false as went, false as left_so from nat n
@@ -166,7 +167,7 @@ def _translations(database: duckdb.DuckDBPyConnection, sampled: bool) -> None:
         select leg, record from candidates left join settled using (leg, node)
         qualify row_number() over (
             partition by record
-            order by came and went desc, coalesce(settled, false), left_so desc, came desc, seen desc
+            order by came and went desc, coalesce(settled, false), left_so desc, came desc, seen desc, leg
         ) = 1
         union
         select leg, record from elsewhere

@@ -83,7 +83,7 @@ def _follow_tcp(database: duckdb.DuckDBPyConnection, loaded: Loaded) -> None:
         with timed as (
             select *, (time - lag(time, 1, time) over by_time > {SILENCE})::int as pause
             from openings semi join shared using (isn)
-            window by_time as (partition by isn order by time)
+            window by_time as (partition by isn order by time, row)
         ),
         bursts as (
             select *, sum(pause) over (partition by isn order by time, row) as burst from timed
@@ -91,7 +91,7 @@ def _follow_tcp(database: duckdb.DuckDBPyConnection, loaded: Loaded) -> None:
         stamped as (
             select *, (stamp::bigint - lag(stamp::bigint, 1, stamp::bigint) over by_stamp > {TIMESTAMP_SPAN}
                        or (stamp <> 0 and lag(stamp, 1, stamp) over by_stamp = 0))::int as jump from bursts
-            window by_stamp as (partition by isn, burst order by stamp)
+            window by_stamp as (partition by isn, burst order by stamp, row)
         ),
         clustered as (
             select *, sum(jump) over (partition by isn, burst order by stamp, row) as cluster from stamped
@@ -122,7 +122,7 @@ def _follow_udp(database: duckdb.DuckDBPyConnection, is_server: IsServer, addres
         ),
         timed as (
             select *, (time - lag(time, 1, time) over by_time > {UDP_SILENCE})::int as pause from asked
-            window by_time as (partition by digest order by time)
+            window by_time as (partition by digest order by time, row)
         ),
         l0 as (select *, sum(pause) over (partition by digest order by time, row) as burst from timed),
         l1 as (select *, min(row) over ({label}) as l from l0),
@@ -145,7 +145,7 @@ def _follow_udp(database: duckdb.DuckDBPyConnection, is_server: IsServer, addres
         ) a on a.tap = b.tap and {SAME_MIRRORED}
            and b.time between a.first and a.last + {UDP_SILENCE}
         where b.protocol = 17 and b.icmp = 0
-        qualify row_number() over (partition by b.row order by a.first desc) = 1
+        qualify row_number() over (partition by b.row order by a.first desc, a.leg) = 1
     """)  # noqa: S608 - only constants of this module are put into the text
 
 

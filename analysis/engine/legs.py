@@ -289,7 +289,7 @@ def _collect(
         legs[leg] = Leg(leg, protocol, isn, start, answered=answered)
     for row in database.execute("""
         select leg, tap, tunnel, src, sport, dst, dport, first, seen, last, syns, replied, outer_src, outer_dst
-        from sightings join chosen using (leg) order by leg, seen, tap
+        from sightings join chosen using (leg) order by leg, seen, tap, tunnel, src, sport, dst, dport
     """).fetchall():
         legs[row[0]].sightings.append(_sighting(row, addresses))
     for leg, row, client in database.execute(

@@ -135,7 +135,9 @@ def _shaped(numbered: str, only: str = "", *, spoken: bool) -> str:
     """  # noqa: S608 - only constants of this package are put into the text
     return f"""
         with placed as (
-            select *, row_number() over (partition by leg order by coalesce(first, seen), seen, tap) as place
+            select *, row_number() over (
+                partition by leg order by coalesce(first, seen), seen, tap, tunnel, src, sport, dst, dport
+            ) as place
             from sightings {only}
         ),
         token as (

@@ -205,7 +205,7 @@ def _said(database: duckdb.DuckDBPyConnection, sampled: bool) -> list[Any]:
         )
         select leg, client, position, arg_max(length, rank), arg_max(payload, rank), arg_max(head, rank),
                arg_max(digest, rank), list([tap, time] order by time, tap)
-        from (select *, (head > 0)::int * 100 + depth as rank from owned join taps using (tap))
+        from (select *, (((head > 0)::bigint * 100 + depth) << 32) - row as rank from owned join taps using (tap))
         join chosen using (leg)
         where position < 2147483648
         group by leg, client, position order by leg, client, position
@@ -220,7 +220,7 @@ def _ends(database: duckdb.DuckDBPyConnection) -> list[Any]:
             union all
             {_owned(_MIRRORED, "l.server_isn", rows, "false")}
         )
-        select leg, tap, min(time), client, arg_min(flags, time), arg_min(position + length, time)
+        select leg, tap, min(time), client, arg_min(flags, (time, row)), arg_min(position + length, (time, row))
         from owned join chosen using (leg)
         group by leg, tap, client order by leg, tap, client
     """).fetchall()  # noqa: S608 - only constants of this module are put into the text
