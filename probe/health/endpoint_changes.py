@@ -35,7 +35,8 @@ class EndpointState:
     def take(self, event: dict[str, Any], time: int) -> list[EndpointChange]:
         """The changes that one event brings, at `time` ns; none where it is about no EndpointSlice."""
         slice_ = event.get("object")
-        if not isinstance(slice_, dict) or slice_.get("kind") not in {None, "EndpointSlice"}:
+        kind = slice_.get("kind") if isinstance(slice_, dict) else ""
+        if not isinstance(slice_, dict) or (kind is not None and kind != "EndpointSlice"):
             return []
         meta = _dict(slice_.get("metadata"))
         namespace, name = str(meta.get("namespace", "")), str(meta.get("name", ""))

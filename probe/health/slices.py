@@ -102,7 +102,7 @@ class SliceWatch:
 
     def _take(self, event: Json) -> None:
         item = event.get("object")
-        if not isinstance(item, dict) or event.get("type") not in {"ADDED", "MODIFIED", "DELETED"}:
+        if not isinstance(item, dict) or str(event.get("type")) not in {"ADDED", "MODIFIED", "DELETED"}:
             return  # a bookmark
         if event["type"] == "DELETED":
             self._known.pop(_name(item), None)

@@ -30,6 +30,7 @@ from probe.decoding.answer import Answer, decode_bytes
 from probe.errors import UsageError
 from probe.ingress.application import read_application
 from probe.ingress.config import parse_config
+from probe.ingress.entries import TEXT_LIMIT
 from probe.ingress.log import parse_log
 from probe.ingress.nginx_files import Part
 from probe.ingress.settle import settled
@@ -86,7 +87,7 @@ def logs(data: bytes, size: int) -> None:
     entries = settled(found.entries, ())
     assert len(entries) <= len(data)
     assert msgspec.json.decode(msgspec.json.encode(entries), type=list[LogEntry]) == entries
-    assert all(len(entry.text) <= 512 for entry in entries)
+    assert all(len(entry.text) <= TEXT_LIMIT + 1 for entry in entries)  # with the mark that it is cut
     assert size < 256
 
 
