@@ -1,6 +1,7 @@
 """`python -m prove [ROW ...]`: try what must never happen, many times, and print a table. See docs/reliability.md.
 
-Rows: truth, kills, hostile, soak. Exit code 0 where nothing went wrong, 1 where something did.
+Rows: truth, kills, hostile, soak. Exit code 0 where nothing went wrong, 1 where something did, 2
+and 5 as of `probe`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from probe.errors import ProbeError
 from prove import hostile, kills, soak, truth
 from prove.degrading import HARMS
 from prove.row import Row, markdown, show
@@ -78,7 +80,11 @@ def main(argv: list[str]) -> int:
     rows: list[Row] = []
     for name in given.rows or PROOFS:
         sys.stderr.write(f"trying {name} …\n")
-        rows += PROOFS[name](given)
+        try:
+            rows += PROOFS[name](given)
+        except ProbeError as error:
+            sys.stderr.write(f"prove: {error}\n")
+            return int(error.exit_code)
     show(rows)
     if given.markdown is not None:
         given.markdown.write_text(markdown(rows) + "\n", encoding="utf-8")

@@ -74,6 +74,18 @@ def test_sessions_that_are_tried_in_pieces_are_those_of_one_run(harm: str) -> No
     assert len({original for original, _ in draws(range(7))}) == 7, "each has its turn before one comes again"
 
 
+@pytest.mark.lab
+def test_a_scenario_that_is_not_there_is_said_in_a_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prove", "truth", "--scenario", "cluster-remot", "--sessions", "1"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith("prove: there is no scenario 'cluster-remot'; did you mean cluster-remote?")
+    assert "Traceback" not in done.stderr
+
+
 def test_another_verdict_is_noticed() -> None:
     story = Story(cluster()).connection(REMOTE)
     full = story.report()
