@@ -1,7 +1,6 @@
 """`python -m prove [ROW ...]`: try what must never happen, many times, and print a table. See docs/reliability.md.
 
-Rows: truth, kills, hostile, soak. Exit code 0 where nothing went wrong, 1 where something did, 2
-and 5 as of `probe`.
+Rows: truth, kills, hostile, soak. Exit code 0 where nothing went wrong, 1 where something did, 2 and 5 as of `probe`.
 """
 
 from __future__ import annotations

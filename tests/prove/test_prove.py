@@ -82,7 +82,7 @@ def test_a_scenario_that_is_not_there_is_said_in_a_line() -> None:
     )  # fmt: skip
     assert done.returncode == 2
     told = done.stderr.splitlines()[-1]
-    assert told.startswith("prove: there is no scenario 'cluster-remot'; did you mean cluster-remote?")
+    assert told.startswith("prove: there is no scenario 'cluster-remot'; did you mean cluster-remote")
     assert "Traceback" not in done.stderr
 
 
