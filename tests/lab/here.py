@@ -80,7 +80,7 @@ def descendants(pid: int) -> set[int]:
     waiting = [pid]
     while waiting:
         current = waiting.pop()
-        for task in Path(f"/proc/{current}/task").glob("*"):
+        for task in _tasks(current):
             try:
                 children = {int(word) for word in (task / "children").read_text().split()}
             except OSError:
@@ -88,6 +88,13 @@ def descendants(pid: int) -> set[int]:
             found |= children
             waiting += children
     return found
+
+
+def _tasks(pid: int) -> list[Path]:
+    try:
+        return list(Path(f"/proc/{pid}/task").glob("*"))
+    except OSError:  # it ends just now
+        return []
 
 
 def identity(pid: int) -> str:
