@@ -298,7 +298,7 @@ class Lab:
             player = self.spawn(place, [sys.executable, "-m", "probe.lab.player"], stdin=PIPE, stdout=PIPE)
             if player.stdin is None:
                 raise LabError(_ENDED)
-            with player.stdin:
+            with contextlib.suppress(BrokenPipeError), player.stdin:  # it has ended: its code says so below
                 player.stdin.write(msgspec.json.encode(errands))
             players.append((place, player))
         answers = []
