@@ -119,7 +119,7 @@ def _analyzed(
     services = wanted_services(facts, service)
     book = AddressBook(facts, recording.topologies, services)
     rules = RuleBook(recording.rule_hits, recording.rules, counted_rules(recording), recording.taps)
-    context = Context(recording, facts, book, Coverage.of(recording), rules=rules)
+    context = Context(recording, facts, book, Coverage.of(recording, facts), rules=rules)
     heads = Heads(book)
     store = storing(recording, lambda *where: _is_server(context, *where))
     try:

@@ -395,7 +395,5 @@ def _check_indices(rows: RowBytes, taps: int, heads: int, where: str) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    said = " ".join(str(error).split())[:200]
-    return "".join(
-        each if each.isprintable() else ascii(each)[1:-1] for each in said
-    )  # it may quote the stream
+    said = " ".join(str(error).split())[:200]  # it may quote the stream
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in said)

@@ -114,9 +114,8 @@ app.command(
 def main() -> None:
     """Entry point of `probe` and of the kubectl plugin `kubectl client-ip`."""
     gc.set_threshold(_UNTIL_COLLECTED)
-    os.environ.setdefault(
-        "OPENBLAS_NUM_THREADS", "1"
-    )  # numpy would start a thread for each processor, for nothing
+    # numpy would start a thread for each processor, for nothing
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = _run(sys.argv[1:])
     end_progress()
     try:

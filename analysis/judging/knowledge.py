@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.chain.claims import address_in
@@ -35,11 +35,11 @@ class Coverage:
     whole: frozenset[str]  # places where one tap shows every interface
     nat: frozenset[str]  # places whose kernel's NAT records are at hand
     first_bytes: bool  # whether first bytes other than signatures were to be captured
-    expected: frozenset[str]  # places that were to be watched, where the session says so
+    every_node: bool  # whether no node can have passed anything on unseen: all are listed, and all watched
 
     @classmethod
-    def of(cls, recording: Recording) -> Coverage:
-        """The coverage of a recording."""
+    def of(cls, recording: Recording, facts: Facts) -> Coverage:
+        """The coverage of a recording of the cluster that the facts tell of."""
         kinds: dict[str, set[TapKind]] = {}
         for tap in recording.taps:
             kinds.setdefault(tap.node, set()).add(tap.kind)
@@ -51,16 +51,8 @@ class Coverage:
             whole=frozenset(tap.node for tap in recording.taps if every_interface(tap.interface)),
             nat=frozenset(recording.nodes[number] for number in set(recording.nat["node"].tolist())),
             first_bytes="off" not in heads,
-            expected=frozenset(recording.expected_nodes),
+            every_node=_watches_every_node(kinds, lossy, recording, facts),
         )
-
-    def watches_every_node(self, facts: Facts) -> bool:
-        """Whether no node can have passed anything on unseen: all are listed, as far as is known, and all watched."""
-        listed = {node.name for node in facts.nodes}
-        outside = {place for place, kinds in self.kinds.items() if kinds & {TapKind.CLIENT, TapKind.LB}}
-        named = (self.expected | self.kinds.keys()) - outside | {pod.node for pod in facts.pods if pod.node}
-        watched = {place for place, kinds in self.kinds.items() if TapKind.NIC in kinds} - self.lossy
-        return bool(listed) and named <= listed <= watched
 
     def watches_node(self, place: str) -> bool:
         """Whether a packet that enters this node and goes on could not have been missed."""
@@ -70,6 +62,17 @@ class Coverage:
             and (bool(kinds & POD_SIDE) or place in self.whole)
             and place not in self.lossy
         )
+
+
+def _watches_every_node(
+    kinds: Mapping[str, Collection[TapKind]], lossy: Collection[str], recording: Recording, facts: Facts
+) -> bool:
+    """Whether every node that anything names is listed, and every one that is listed was watched without loss."""
+    listed = {node.name for node in facts.nodes}
+    outside = {place for place, found in kinds.items() if TapKind.CLIENT in found or TapKind.LB in found}
+    named = {*recording.expected_nodes, *kinds} - outside | {pod.node for pod in facts.pods if pod.node}
+    watched = {place for place, found in kinds.items() if TapKind.NIC in found} - set(lossy)
+    return bool(listed) and named <= listed <= watched
 
 
 def entry_step(steps: Sequence[Step]) -> Step | None:
@@ -305,7 +308,7 @@ def _origin_certain(connection: Connection, coverage: Coverage, facts: Facts) ->
         return False
     kind = connection.owner.kind
     if kind is OwnerKind.EXTERNAL:
-        return _outsider_certain(connection.trip, coverage, facts)
+        return _outsider_certain(connection.trip, coverage)
     if not first.frontend:
         return False  # translated already, and the address is one that a translation can produce
     if kind is OwnerKind.POD:
@@ -320,7 +323,7 @@ def _origin_certain(connection: Connection, coverage: Coverage, facts: Facts) ->
     return first.kind is not TapKind.NIC or inside or first.place in coverage.nat
 
 
-def _outsider_certain(trip: Trip, coverage: Coverage, facts: Facts) -> bool:
+def _outsider_certain(trip: Trip, coverage: Coverage) -> bool:
     """Whether an address from outside can be taken for a client's, and not for an unknown balancer's.
 
     Balancers give themselves away at the NIC, by what they ask the nodes' health-check ports; and where a balancer
@@ -330,7 +333,7 @@ def _outsider_certain(trip: Trip, coverage: Coverage, facts: Facts) -> bool:
     if any(TapKind.LB in kinds for kinds in coverage.kinds.values()):
         return False
     first = trip.steps[0]
-    return first.kind is TapKind.NIC and (first.frontend or coverage.watches_every_node(facts))
+    return first.kind is TapKind.NIC and (first.frontend or coverage.every_node)
 
 
 def _silence(connection: Connection, coverage: Coverage, facts: Facts) -> Silence:

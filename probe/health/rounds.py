@@ -6,7 +6,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Protocol
 
 import msgspec
@@ -18,6 +17,7 @@ from analysis.health.replies import Asking, Reply
 from daemonset.node.health_port import MOST_START, OUTCOMES, PATIENCE, Answered, Target, ask_all
 from probe.health.questions import Question, best_of
 from probe.render.escape import escape
+from probe.sending.target import is_address
 
 #: Bytes that one process of asking may write; and seconds beside its patience until it is given up.
 MOST_OUTPUT, SPARE = 1 << 20, 20.0
@@ -142,18 +142,10 @@ def _possible(answered: Answered) -> bool:
         answered.outcome in OUTCOMES
         and 0 <= answered.time < 1 << 63
         and 0 <= answered.source_port <= 0xFFFF
-        and (not answered.source or _is_address(answered.source))
+        and (not answered.source or is_address(answered.source))
         and len(answered.start) <= MOST_START
         and (answered.status is None or 0 <= answered.status < 1000)
     )
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def command(python: str, targets: Sequence[str], *further: str) -> list[str]:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from analysis.ingress import Ingress, Kind, Listener, Upstream, canonical
+from analysis.ports import is_port
 from analysis.trust.model import HaproxyRule, HaproxyTrust
 from probe.ingress.errors import ConfigError
 from probe.ingress.haproxy_grammar import Section, Setting, parse
-from probe.ingress.nginx_config import MOST_OF_RANGES
+from probe.ingress.port_ranges import MOST_OF_RANGES, PortRanges
 
 #: Both, since HAProxy 1.5.
 VERSIONS = (1, 2)
@@ -37,18 +38,6 @@ _SENDS = {
     "no-send-proxy": 0,
     "no-send-proxy-v2": 0,
 }
-
-
-@dataclass(slots=True)
-class _Ranges:
-    """How many ports ranges have named so far."""
-
-    named: int = 0
-
-    def admits(self, span: range) -> bool:
-        """Whether these may be told one by one, too."""
-        self.named += len(span) if len(span) > 1 else 0
-        return len(span) < 2 or self.named <= MOST_OF_RANGES
 
 
 @dataclass(slots=True)
@@ -75,7 +64,7 @@ def haproxy_ingress(text: str, file: str) -> Ingress:
     backends = {each.section.name: each for each in proxies if each.section.kind in {"backend", "listen"}}
     notes: list[str] = []
     listeners: list[Listener] = []
-    ranges = _Ranges()
+    ranges = PortRanges()
     for proxy in proxies:
         if proxy.takes:
             listeners += _listeners(proxy, backends, notes, ranges)
@@ -116,7 +105,7 @@ def _sources(words: tuple[str, ...]) -> tuple[str, ...] | None:
 
 
 def _listeners(
-    proxy: _Proxy, backends: dict[str, _Proxy], notes: list[str], ranges: _Ranges
+    proxy: _Proxy, backends: dict[str, _Proxy], notes: list[str], ranges: PortRanges
 ) -> Iterator[Listener]:
     behind = list(_behind(proxy, backends))
     trusts = {_trust(proxy, backend) for backend in behind or [proxy]}
@@ -273,7 +262,7 @@ def _servers(proxy: _Proxy) -> Iterator[Upstream]:
                 default = _sent(words, default)
             case ("server", name, place, *words):
                 check = _after(tuple(words), "port") if "check" in words else ()
-                number = int(check[0]) if check and re.fullmatch(r"[0-9]{1,5}", check[0]) else 0
+                number = int(check[0]) if check and is_port(check[0]) else 0
                 yield Upstream(canonical(_FAMILY_PREFIX.sub("", place)), _sent(words, default), name, number)
             case _:
                 pass
@@ -285,7 +274,7 @@ def _sent(words: list[str], before: int) -> int:
     return before
 
 
-def _places(text: str, setting: Setting, notes: list[str], ranges: _Ranges) -> Iterator[tuple[str, int]]:
+def _places(text: str, setting: Setting, notes: list[str], ranges: PortRanges) -> Iterator[tuple[str, int]]:
     """Address ("" for every one) and port of each part of a `bind`. Raises ConfigError where there is none."""
     if not text:
         raise ConfigError('"bind" names no address or port', line=setting.line)
@@ -296,10 +285,7 @@ def _places(text: str, setting: Setting, notes: list[str], ranges: _Ranges) -> I
         if "$" in place or "@" in place or "/" in place:
             notes.append(f"line {setting.line}: bind {part} is not followed")
             continue
-        if not all(
-            each.isascii() and each.isdigit() and len(each) < 6 and 0 < int(each) < 1 << 16
-            for each in (first, last or first)
-        ):
+        if not all(is_port(each) and 0 < int(each) < 1 << 16 for each in (first, last or first)):
             raise ConfigError(f'"bind {part[:60]}" has no port', line=setting.line)
         address = {"*": "0.0.0.0", "": "0.0.0.0"}.get(address, canonical(address.strip("[]")))  # noqa: S104 - its own meaning
         every = address == "::" and "v4v6" in setting.words

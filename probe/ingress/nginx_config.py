@@ -19,12 +19,10 @@ from analysis.trust.model import NginxRealIp
 from probe.ingress.errors import ConfigError
 from probe.ingress.nginx_files import Tree
 from probe.ingress.nginx_grammar import Directive
+from probe.ingress.port_ranges import MOST_OF_RANGES, PortRanges
 
 #: nginx takes both since 1.13.11; older ones are out of every distribution.
 VERSIONS = (1, 2)
-
-#: Ports in ranges that one configuration can have, each as often as it is named; a few letters can name all 65,535.
-MOST_OF_RANGES = 1000
 
 _PASSES = frozenset({"proxy_pass", "grpc_pass", "fastcgi_pass", "uwsgi_pass", "scgi_pass"})
 _ABOUT_CLIENT = re.compile(r"forwarded|real-ip|client-ip|connecting-ip", re.IGNORECASE)
@@ -113,7 +111,7 @@ def nginx_ingress(tree: Tree, file: str) -> Ingress:
         *([("http", bare)] if bare else []),
     ]:
         reading.block(mode, block)
-    if not reading.sockets and not reading.of_ranges and not tree.missing:
+    if not reading.sockets and not reading.ranges.named and not tree.missing:
         raise ConfigError(
             "it has no server that listens on a port; give nginx.conf with its includes, or `nginx -T`"
         )
@@ -128,7 +126,7 @@ class _Reading:
         self.notes = notes
         self.sockets: dict[tuple[str, int], _Socket] = {}
         self.upstreams: dict[str, tuple[Upstream, ...]] = {}
-        self.of_ranges = 0  # ports, each as often as it is named
+        self.ranges = PortRanges()
 
     def block(self, mode: str, block: list[Directive]) -> None:
         """Read an http or stream block."""
@@ -151,8 +149,7 @@ class _Reading:
                 what = "a unix socket" if listen.unix else "UDP"
                 self.notes.append(f"line {listen.line}: {what} is not followed")
                 continue
-            self.of_ranges += len(listen.ports) if len(listen.ports) > 1 else 0
-            if len(listen.ports) > 1 and self.of_ranges > MOST_OF_RANGES:
+            if not self.ranges.admits(listen.ports):
                 self.notes.append(
                     f"line {listen.line}: its ports are not followed: more than {MOST_OF_RANGES} in ranges"
                 )

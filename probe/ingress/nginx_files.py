@@ -108,9 +108,8 @@ def in_folder(main: Path) -> Lookup:
 
 
 def _files(folder: Path, pattern: str) -> tuple[Part, ...]:
-    pattern = re.sub(
-        r"\*{2,}", "*", pattern
-    )  # glob(7) knows no "**", and pathlib's would walk the whole disk
+    # glob(7) knows no "**", and pathlib's would walk the whole disk.
+    pattern = re.sub(r"\*{2,}", "*", pattern)
     try:
         found = folder.glob(pattern) if set(pattern) & set("*?[") else [folder / pattern]
         paths = sorted(path for path in islice(found, LOOKED_AT) if _regular(path))[: FILES_LIMIT + 1]

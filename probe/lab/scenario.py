@@ -374,10 +374,7 @@ def parse_scenario(text: str, file: str) -> Scenario:
     """A scenario from TOML text; `file` is how errors name it. Raises ScenarioError."""
     try:
         table = tomllib.loads(text)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # TOMLDecodeError is one, and so is a number of too many digits
+    except (ValueError, RecursionError) as error:  # also of a number with too many digits
         raise ScenarioError(f"{file}: it is not TOML: {escape(str(error), 300)}; see docs/lab.md") from error
     return scenario_of(table, file)
 
