@@ -149,6 +149,12 @@ class Anonymizer:
             return None
         return self.addresses.text(_URL.sub("a URL", _CONTEXT.sub("", title)))
 
+    def line(self, text: str, context: str = "") -> str:
+        """A line about what is going on, without a context's name and without what is asked."""
+        if context:
+            text = text.replace(f"context {context}", "context")
+        return self._text(_URL.sub("a URL", text))
+
     def meta(self, meta: Meta) -> dict[str, Any]:
         """The fields of a session's index."""
         kept = msgspec.structs.replace(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-from daemonset.wire import Frame, NatRows, PacketRows, TruncatedError, WireError, Writer, read_stream
+from daemonset.wire import Frame, TruncatedError, WireError, read_stream
 from probe.anonymous.anonymizer import Anonymizer
 from probe.errors import UsageError, os_error
-from probe.sessions.folder import Meta, SessionFolder, read_meta, stream_path
+from probe.sessions.folder import OF_FOLDER, Meta, SessionFolder, read_meta, stream_path
 
 
 def anonymize(folder: Path, target: Path, key: bytes) -> Meta:
@@ -23,17 +22,14 @@ def anonymize(folder: Path, target: Path, key: bytes) -> Meta:
     fields = mask.meta(meta)
     fresh = SessionFolder(target, Meta(facts=fields["facts"], title=fields["title"]))
     for place in meta.places:
-        name = mask.searched(place)  # nodes may be called by their address
-        fresh.stream(name)
-        writer = Writer(partial(fresh.write, name))
+        write = fresh.frames(mask.searched(place))  # nodes may be called by their address
         path = stream_path(folder, place)
         for frame in _whole_frames(path) if path is not None else ():
-            _write(writer, mask.frame(frame))
-    del fields["complete"], fields["places"], fields["schema"]
+            write(mask.frame(frame))
     if not meta.complete:
         fresh.close()
         return meta
-    return fresh.finish(**fields)
+    return fresh.finish(**{name: fields[name] for name in fields.keys() - OF_FOLDER})
 
 
 def _whole_frames(path: Path) -> Iterator[Frame]:
@@ -44,13 +40,3 @@ def _whole_frames(path: Path) -> Iterator[Frame]:
         return
     except OSError as error:
         raise os_error(error, f"read {path}") from error
-
-
-def _write(writer: Writer, frame: Frame) -> None:
-    match frame:
-        case PacketRows(rows, heads):
-            writer.packets(rows, heads)
-        case NatRows(rows):
-            writer.nat(rows)
-        case _:
-            writer.message(frame)

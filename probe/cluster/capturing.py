@@ -46,7 +46,7 @@ from probe.live.board import Board
 from probe.manifests.objects import IMAGE, debug_pod, installation
 from probe.sessions.folder import Meta
 from probe.sessions.room import room
-from probe.sessions.session import Session, Words, capture
+from probe.sessions.session import Mask, Session, Words, capture
 
 #: Seconds to watch for, bytes of streams to take, and connections and packets in them. Judging takes some 400 bytes of
 #: memory for a packet, and heads of requests three times what they take in a stream, so these stay below 2 GiB.
@@ -85,6 +85,7 @@ class Wish:
     max_flows: int = MAX_FLOWS
     max_packets: int = MAX_PACKETS
     trace: int = 0  # packets of which rules are named, on each node
+    mask: Mask | None = None  # what is kept and judged speaks of others
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +193,7 @@ def run(
         ingress=session.meta.ingress,
         service=session.meta.service,
         title=session.meta.title,
-        clients=Clients.of(wish.clients),
+        clients=Clients.of(session.meta.clients),
         changes=session.meta.changes,
         own=session.meta.own,
         room=room(),
@@ -389,6 +390,7 @@ def _watch(
             progress=told.progress,
             witness=witness,
             limit=lambda: _cut(wish, source, counts),
+            mask=wish.mask,
         )
     finally:
         source.close()

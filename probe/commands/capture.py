@@ -35,13 +35,16 @@ from probe.commands.files import (
     WriteOption,
 )
 from probe.commands.lab import complete_scenario
+from probe.commands.masking import Speech, called, mask_option, speech_of
 from probe.commands.options import (
+    AnonymizeOption,
     AppServerOption,
     Format,
     FormatOrFolderOption,
     FromIpOption,
     IngressConfigOption,
     IngressLogOption,
+    KeyOption,
     ProxyMode,
     ProxyModeOption,
     clients_option,
@@ -53,6 +56,7 @@ from probe.output import note, progress
 
 if TYPE_CHECKING:
     from analysis.ingress import IngressRecord
+    from probe.anonymous.anonymizer import Anonymizer
     from probe.cluster.capturing import Asking
     from probe.playing.ask import Question
     from probe.sessions.session import Session
@@ -217,6 +221,8 @@ def capture(
     ingress_config: IngressConfigOption = None,
     ingress_log: IngressLogOption = None,
     app_server: AppServerOption = None,
+    anonymize: AnonymizeOption = False,
+    key: KeyOption = None,
     write: WriteOption = None,
     show: OpenOption = False,
     markdown: MarkdownOption = None,
@@ -249,8 +255,10 @@ def capture(
     record = record or folder
     check_new(record)
     seconds = duration_option(duration, "--duration")
+    mask = mask_option(anonymize, key, dry_run=dry_run)
+    speech = speech_of(mask)
     question = _question(send, count, spoof or [])
-    ingress = _ingress(ingress_config or [], ingress_log or [], app_server)
+    ingress = _ingress(ingress_config or [], ingress_log or [], app_server, speech)
     if node and debug_node:
         raise UsageError("--debug-node names the nodes to watch on; leave --node out")
     if all_nodes and (node or debug_node):
@@ -271,7 +279,7 @@ def capture(
     clients, part, trace = clients_option(from_ip), _sample(sample), _trace(trace_rules, trace_limit)
     files = Files(write, show, markdown, junit, html, mermaid, dot, sarif, metrics)
     if lab is None:
-        watched = _Watched(seconds, record, clients, part, trace, events, tui)
+        watched = _Watched(seconds, record, clients, part, trace, events, tui, mask)
         _on_cluster(chosen, context, kubeconfig, watched, question, ingress, form, files, dry_run=dry_run)
         return
     if chosen != _Chosen() or context is not None or kubeconfig is not None or dry_run or all_nodes:
@@ -285,12 +293,12 @@ def capture(
     scenario = load_scenario(lab)
     prepared = files.prepare()
     if question is not None and question.target.scheme == "https":
-        progress("the server's certificate is not verified: only the way to it is asked about")
+        speech.progress("the server's certificate is not verified: only the way to it is asked about")
     heard = events is not None
     title = f"{scenario.name}, {proxy_mode} mode"
     with (
         events_to(events) as told,
-        live_view(title, told.so_far if heard else None, tui=tui) as view,
+        live_view(title, told.so_far if heard else None, tui=tui, words=called(mask)) as view,
     ):
         played = view.during(
             lambda: play(
@@ -304,7 +312,8 @@ def capture(
                 sample=part,
                 trace=trace,
                 board=view.board,
-                progress=progress,
+                mask=mask,
+                progress=speech.progress,
             )
         )
         told.end(played.report)
@@ -339,6 +348,7 @@ class _Watched(NamedTuple):
     trace: int
     events: Path | None
     tui: bool
+    mask: Anonymizer | None
 
 
 def _on_cluster(
@@ -368,24 +378,23 @@ def _on_cluster(
             selection = replace(selection, namespace=api.namespace)
         wish = Wish(selection, nodes=chosen.nodes, ports=chosen.ports, keep=chosen.keep, debug=chosen.debug)
         wish = replace(wish, record=watched.record, clients=watched.clients, sample=watched.sample)
-        wish = replace(wish, trace=watched.trace)
+        wish = replace(wish, trace=watched.trace, mask=watched.mask)
         wish = wish if watched.seconds is None else replace(wish, duration=watched.seconds)
         wish = replace(wish, privileged=chosen.privileged, installed=chosen.installed)
         wish = wish if wait is None else replace(wish, wait=wait)
         wish = wish if chosen.image is None else replace(wish, image=chosen.image)
-        told = Told(progress, note)
+        told = Told(*speech_of(watched.mask, api.context))
         prepared = prepare(api, wish, told)
         if dry_run:
             print_objects(prepared.objects, output)
             return
         ready = files.prepare()
         sessions: list[Session] = []
-        heard = watched.events is not None
+        heard, mask = watched.events is not None, watched.mask
+        title = f"{selection}" if mask is not None else f"{selection}, context {api.context}"
         with (
             events_to(watched.events) as events,
-            live_view(
-                f"{selection}, context {api.context}", events.so_far if heard else None, tui=watched.tui
-            ) as view,
+            live_view(title, events.so_far if heard else None, tui=watched.tui, words=called(mask)) as view,
         ):
             report = view.during(
                 lambda: run(
@@ -393,7 +402,7 @@ def _on_cluster(
                     wish,
                     prepared,
                     told,
-                    asking=_asking(question),
+                    asking=_asking(question, told.progress),
                     ingress=ingress,
                     keep=sessions.append,
                     board=view.board,
@@ -450,7 +459,7 @@ def _question(send: str | None, count: int, spoof: list[str]) -> Question | None
     return Question(parse_url(send), count, tuple(spoof))
 
 
-def _asking(question: Question | None) -> Asking | None:
+def _asking(question: Question | None, progress: Callable[[str], None]) -> Asking | None:
     """How requests of our own are sent from here. Raises UsageError where the URL leads nowhere."""
     if question is None:
         return None
@@ -460,8 +469,10 @@ def _asking(question: Question | None) -> Asking | None:
     return lambda take: ask_from_here(orders, progress, take)
 
 
-def _ingress(configs: list[Path], logs: list[Path], app_server: str | None) -> Callable[[], IngressRecord]:
+def _ingress(
+    configs: list[Path], logs: list[Path], app_server: str | None, speech: Speech
+) -> Callable[[], IngressRecord]:
     """How to read what was given of ingresses once the capture is over. Raises UsageError where that cannot work."""
     from probe.ingress import read_afterwards
 
-    return read_afterwards(configs, logs, note, app_server)
+    return read_afterwards(configs, logs, speech.note, app_server)

@@ -37,7 +37,10 @@ class _Place:
 
 
 class Board:
-    """Takes what comes, from any thread; `state` is what is known at the moment, `tell` hears it at each judgement."""
+    """Takes what comes, from any thread; `state` is what is known at the moment, `tell` hears it at each judgement.
+
+    `words`: what a name or a text that came is called where it is shown.
+    """
 
     def __init__(
         self,
@@ -46,12 +49,14 @@ class Board:
         tell: Callable[[State], None] = lambda _: None,
         *,
         shown: bool = True,
+        words: Callable[[str], str] = str,
     ) -> None:
         self.ending = threading.Event()  # set by who looks on and has seen enough
         self._lock = threading.Lock()
         self._clock = clock
         self._tell = tell
         self._shown = shown
+        self._words = words
         self._began = clock()
         self._title = title
         self._doing = ""
@@ -110,7 +115,10 @@ class Board:
             )
             verdicts = Counter(journey.verdict for journey in journeys)
             self._judged = replace(
-                self._judged, verdicts=tuple(verdicts.items()), blame=blamed(journeys), findings=told
+                self._judged,
+                verdicts=tuple(verdicts.items()),
+                blame=self._words(blamed(journeys)),
+                findings=told,
             )
             self._judged_at = self._clock()
         self._tell(self.state())
@@ -121,7 +129,14 @@ class Board:
         with self._lock:
             now = self._clock()
             places = tuple(
-                Seen(name, at.taps, at.packets, len(at.flows), at.dropped, at.trouble)
+                Seen(
+                    self._words(name),
+                    at.taps,
+                    at.packets,
+                    len(at.flows),
+                    at.dropped,
+                    self._words(at.trouble),
+                )
                 for name, at in self._places.items()
             )
             return replace(

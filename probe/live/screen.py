@@ -106,21 +106,25 @@ def check_tui(wanted: bool) -> None:
 
 @contextmanager
 def live_view(
-    title: str, tell: Callable[[State], None] | None = None, *, tui: bool = False
+    title: str,
+    tell: Callable[[State], None] | None = None,
+    *,
+    tui: bool = False,
+    words: Callable[[str], str] = str,
 ) -> Iterator[View]:
     """A board that is shown meanwhile, where stderr is a terminal with room for it; `tell` hears what is known so far.
 
-    `tui`: by an app that takes the keyboard too (`check_tui`).
+    `tui`: by an app that takes the keyboard too (`check_tui`). `words`: what names and texts are called there.
     """
     heard = tell or (lambda _: None)
     if tui:
-        yield View(Board(title, tell=heard), tui=True)
+        yield View(Board(title, tell=heard, words=words), tui=True)
         return
     console = _Terminal(file=sys.stderr, highlight=False, markup=False, emoji=False)
     room = console.size.width >= LEAST_COLUMNS and console.size.height >= LEAST_ROWS
     if not (output.overwrites() and console.is_terminal and room):
-        yield View(None if tell is None else Board(title, tell=heard, shown=False))
+        yield View(None if tell is None else Board(title, tell=heard, shown=False, words=words))
         return
-    board = Board(title, tell=heard)
+    board = Board(title, tell=heard, words=words)
     with output.screen(LiveScreen(board, console)):
         yield View(board)

@@ -41,7 +41,7 @@ from probe.sending import CLAIMS
 from probe.sending.claims import endpoint
 from probe.sessions.folder import Meta
 from probe.sessions.room import room
-from probe.sessions.session import Session, Witness, Words, capture
+from probe.sessions.session import Mask, Session, Witness, Words, capture
 
 #: What is still on its way when the last answer has come: the ends of connections, seconds.
 SETTLE = 0.2
@@ -87,6 +87,7 @@ def play(
     trace: int = 0,
     beside: Beside | None = None,
     board: Board | None = None,
+    mask: Mask | None = None,
     progress: Callable[[str], None],
 ) -> Played:
     """Build the scenario's cluster, watch it everywhere, send its requests, judge. Raises ProbeError.
@@ -96,6 +97,7 @@ def play(
     after the last answer. Ctrl-C ends the watching only. `clients`: the report is about these alone. `sample` N: of
     N TCP connections one is watched. `trace`: of how many packets on each node the kernel is to name the rules that
     they meet. `beside`: what else is done while it is watched. `board` is told how it goes.
+    With `mask`, session and report are those of others.
     """
     orders = lab_orders(question, make_plan(scenario, proxy_mode)) if question is not None else []
     answers: list[Answer] = []
@@ -153,18 +155,25 @@ def play(
                 watcher(place, frame)
 
         session = capture(
-            source, requests, facts=facts, meta=meta, record=record, progress=progress, witness=witness
+            source,
+            requests,
+            facts=facts,
+            meta=meta,
+            record=record,
+            progress=progress,
+            witness=witness,
+            mask=mask,
         )
         plan = lab.plan
     progress("judging")
     report = analyze(
         session.recording,
-        facts,
+        session.facts,
         asked=session.meta.asked,
         ingress=session.meta.ingress,
-        service=meta.service,
-        title=meta.title,
-        clients=Clients.of(clients),
+        service=session.meta.service,
+        title=session.meta.title,
+        clients=Clients.of(session.meta.clients),
         changes=session.meta.changes,
         own=session.meta.own,
         room=room(),

@@ -15,7 +15,8 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +32,7 @@ from analysis.ingress import IngressRecord
 from analysis.judging.forgery import plain_address
 from daemonset.keeping import FORMAT, INDEX, VERSION, file_name, new_id, write_index
 from daemonset.observation import SCHEMA_VERSION
+from daemonset.wire import Frame, NatRows, PacketRows, Writer
 from probe import __version__
 from probe.cluster.timing import Clock
 from probe.errors import UsageError, os_error
@@ -70,6 +72,10 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
     id: str = ""
     changes: tuple[EndpointChange, ...] = ()
     own: OwnChecks = NONE_OWN
+
+
+#: Fields of `Meta` that `SessionFolder.finish` knows by itself.
+OF_FOLDER = frozenset({"complete", "places", "schema"})
 
 
 class _Header(msgspec.Struct):
@@ -126,6 +132,22 @@ class SessionFolder:
                 view = view[written:]
         except OSError as error:
             raise os_error(error, f"write {self.path / name}") from error
+
+    def frames(self, place: str) -> Callable[[Frame], None]:
+        """Begin the stream of a place that is written frame by frame; answers with what writes one."""
+        self.stream(place)
+        writer = Writer(partial(self.write, place))
+
+        def write(frame: Frame) -> None:
+            match frame:
+                case PacketRows(rows, heads):
+                    writer.packets(rows, heads)
+                case NatRows(rows):
+                    writer.nat(rows)
+                case _:
+                    writer.message(frame)
+
+        return write
 
     def finish(self, **known: Any) -> Meta:
         """Mark the session as whole; nothing can be added after that. `known` are further fields of `Meta`."""

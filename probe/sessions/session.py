@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -34,6 +34,7 @@ from probe.cluster.timing import Clock
 from probe.errors import ProbeError, UnavailableError
 from probe.render.escape import escape, file_text
 from probe.sessions.folder import (
+    OF_FOLDER,
     Meta,
     SessionFolder,
     check_addresses,
@@ -54,6 +55,24 @@ Witness = Callable[[str, Frame], None]
 
 #: Why nothing more is to be kept, in words; None while there is room.
 Limit = Callable[[], str | None]
+
+T = TypeVar("T")
+
+
+class Mask(Protocol):
+    """Puts other people in the place of those that a session speaks of (`probe.anonymous`)."""
+
+    def frame(self, frame: Frame) -> Frame:
+        """A frame of a stream."""
+        ...
+
+    def meta(self, meta: Meta) -> dict[str, Any]:
+        """The fields of a session's index."""
+        ...
+
+    def searched(self, value: T) -> T:
+        """Names and texts."""
+        ...
 
 
 class Words(NamedTuple):
@@ -207,12 +226,17 @@ class _Follower:
             self._kept.stream.truncated = self.lack
             return
         pouring = Pouring.into(builder, self.agent.place, clock)
-        reader = Reader()
         with suppress(WireError):  # the same as when it came: it has been complained of
-            for data in self._kept:
-                for frame in reader.feed(data):
-                    pouring.pour(frame)
+            for frame in self.frames():
+                pouring.pour(frame)
         pouring.stream.truncated = self.lack
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames that were kept, in order. Raises WireError where one of them cannot be read."""
+        assert isinstance(self._kept, Spooled)
+        reader = Reader()
+        for data in self._kept:
+            yield from reader.feed(data)
 
 
 class Pouring(NamedTuple):
@@ -260,6 +284,7 @@ def capture(
     progress: Progress = lambda _: None,
     witness: Witness = lambda _place, _frame: None,
     limit: Limit | None = None,
+    mask: Mask | None = None,
 ) -> Session:
     """Watch everywhere while `action` runs; what it returns is kept in the session's `meta`.
 
@@ -268,9 +293,13 @@ def capture(
 
     With `record`, the session is written to that folder too. Raises ProbeError where no agent could start or
     the folder could not be written; the folder then stays marked as cut off.
+
+    With `mask`, the session that is returned, and the folder, are those of others. Streams are written into the folder
+    when all have ended: what is to be found for each new address must not hold up who sends them. `witness` is told
+    what came.
     """
     with Spool() as spool:
-        return _captured(source, action, facts, meta, _Keeping(spool, record, progress, witness, limit))
+        return _captured(source, action, facts, meta, _Keeping(spool, record, progress, witness, limit, mask))
 
 
 class _Keeping(NamedTuple):
@@ -281,20 +310,23 @@ class _Keeping(NamedTuple):
     progress: Progress
     witness: Witness
     limit: Limit | None
+    mask: Mask | None
 
 
 def _captured(
     source: AgentSource, action: Callable[[], Words], facts: Facts, meta: Meta, keeping: _Keeping
 ) -> Session:
-    spool, record, progress, witness, limit = keeping
-    folder = SessionFolder(record, meta) if record is not None else None
+    spool, record, progress, witness, limit, mask = keeping
+    shown = meta if mask is None else Meta(**mask.meta(meta))
+    folder = SessionFolder(record, shown) if record is not None else None
+    raw = folder if mask is None else None  # what is written as it comes
     followers: list[_Follower] = []
     try:
         for agent in source.start():
             kept = spool.stream()
-            followers.append(_Follower(agent, kept, folder=folder, witness=witness, limit=limit))
-            if folder is not None:
-                folder.stream(agent.place)
+            followers.append(_Follower(agent, kept, folder=raw, witness=witness, limit=limit))
+            if raw is not None:
+                raw.stream(agent.place)
         for follower in followers:
             follower.start()
         _await_ready(followers, progress)
@@ -303,20 +335,49 @@ def _captured(
         _stop(followers)
     finally:
         _close(followers)
-        if folder is not None:
-            folder.close()
+        if raw is not None:
+            raw.close()
     for follower in followers:
         if follower.failure is not None:
             raise follower.failure
     lacks = {follower.agent.place: follower.lack for follower in followers if follower.lack}
     clocks = _clocks(followers)
-    known: dict[str, Any] = {**words._asdict(), "lacks": lacks, "clocks": clocks}
-    if folder is not None:
-        kernels = {follower.agent.place: follower.kernel for follower in followers if follower.kernel}
-        finished = folder.finish(**known, kernels=kernels)
-    else:
-        finished = msgspec.structs.replace(meta, **known)
+    kernels = {follower.agent.place: follower.kernel for follower in followers if follower.kernel}
+    known: dict[str, Any] = {**words._asdict(), "lacks": lacks, "clocks": clocks, "kernels": kernels}
+    if mask is not None:
+        progress("putting others in the place of those that were seen")
+        return _of_others(followers, msgspec.structs.replace(meta, **known), folder, mask)
+    finished = folder.finish(**known) if folder is not None else msgspec.structs.replace(meta, **known)
     return Session(_recording(followers, clocks), facts, finished)
+
+
+def _of_others(
+    followers: Sequence[_Follower], meta: Meta, folder: SessionFolder | None, mask: Mask
+) -> Session:
+    """The session of other people, and the folder of it. Raises ProbeError where that cannot be written."""
+    fields = mask.meta(meta)
+    builder, places = RecordingBuilder(), []
+    try:
+        for follower in followers:
+            place = mask.searched(follower.agent.place)  # nodes may be called by their address
+            places.append(place)
+            pouring = Pouring.into(builder, place, meta.clocks.get(follower.agent.place))
+            write = folder.frames(place) if folder is not None else None
+            with suppress(WireError):  # the same as when it came: it has been complained of
+                for frame in follower.frames():
+                    other = mask.frame(frame)
+                    pouring.pour(other)
+                    if write is not None:
+                        write(other)
+            pouring.stream.truncated = mask.searched(follower.lack)
+    finally:
+        if folder is not None:
+            folder.close()
+    if folder is not None:
+        finished = folder.finish(**{name: fields[name] for name in fields.keys() - OF_FOLDER})
+    else:
+        finished = msgspec.structs.replace(meta, **fields)
+    return Session(builder.build(expected_nodes=tuple(places)), finished.facts, finished)
 
 
 def load(path: Path) -> Session:
