@@ -24,6 +24,9 @@ SECOND = 1_000_000_000
 #: (analysis.engine.legs).
 CLOCK_OFF = 5 * SECOND
 
+#: ns by which stamps may be late.
+_LATE = (50_000, 5 * MILLISECOND, 200 * MILLISECOND, SECOND)
+
 #: What is done to a recording and to what the cluster says of itself.
 Harm = Callable[[Recording, Facts, random.Random], tuple[Recording, Facts]]
 
@@ -106,6 +109,25 @@ def stepped(recording: Recording, dice: random.Random) -> Recording:
     return dataclasses.replace(recording, packets=packets, nat=nat)
 
 
+def delayed(recording: Recording, dice: random.Random) -> Recording:
+    """Packets that are stamped later than they passed, each by its own while, as by a busy host."""
+    packets = recording.packets.copy()
+    late, share = dice.choice(_LATE), dice.choice([0.1, 0.5, 1])
+    packets["time"] += np.array(
+        [dice.randrange(late) if dice.random() < share else 0 for _ in packets], dtype=np.uint64
+    )
+    return dataclasses.replace(recording, packets=packets)
+
+
+def delayed_taps(recording: Recording, dice: random.Random) -> Recording:
+    """Taps of which each stamps later by a while of its own, as a mirror port or a card with its own clock does."""
+    packets = recording.packets.copy()
+    late = np.array([dice.randrange(dice.choice(_LATE)) for _ in recording.taps], dtype=np.uint64)
+    if len(packets):
+        packets["time"] += late[packets["tap"]]
+    return dataclasses.replace(recording, packets=packets)
+
+
 def _places(recording: Recording) -> list[str]:
     return sorted({tap.node for tap in recording.taps})
 
@@ -185,6 +207,8 @@ HARMS: Mapping[str, Harm] = MappingProxyType(
         "any order": _of_recording(shuffled),
         "clocks off by up to 5 s": _of_recording(shifted),
         "clocks stepped by up to 5 s": _of_recording(stepped),
+        "packets stamped up to 1 s late": _of_recording(delayed),
+        "taps that stamp up to 1 s late": _of_recording(delayed_taps),
         "objects forgotten": lambda told, facts, dice: (told, forgetful(facts, dice)),
         "all of it": lambda told, facts, dice: (
             lessened(disturbed(told, dice), dice),

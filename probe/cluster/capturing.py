@@ -277,7 +277,7 @@ def _take_away(api: Api, items: Sequence[Item], told: Told) -> None:
     """Delete, whatever signals come; wait until all is gone, unless interrupted. What stays is said."""
     with deferred():
         told.progress("taking the agents away")
-        troubles = request_removal(api, list(reversed(items)))
+        troubles = request_removal(api, list(reversed(items)), told.progress)
     try:
         troubles += await_gone(api, items, _GONE_WITHIN) if not troubles else []
     except Terminated:

@@ -41,6 +41,17 @@ class Item(NamedTuple):
         return f"{self.resource.plural}/{self.name}{where}"
 
 
+class Trouble(NamedTuple):
+    """Objects that stay on the cluster, at least one, and why."""
+
+    items: tuple[Item, ...]
+    why: str
+
+    def __str__(self) -> str:
+        more = f" and {len(self.items) - 1} more" if len(self.items) > 1 else ""
+        return f"{self.items[0]}{more}: {self.why}"
+
+
 @dataclass(frozen=True, slots=True)
 class Leftover:
     """What one session has on the cluster; `age` in seconds."""
@@ -94,46 +105,59 @@ def find(api: Api, resources: Sequence[Resource] = INSTALLABLE, session: str | N
     ]
 
 
-def remove(api: Api, items: Iterable[Item], progress: Progress, within: float = GONE_WITHIN) -> list[str]:
-    """Delete and wait until all is gone. What is still there then, in words; raises nothing that the cluster does."""
+def remove(api: Api, items: Iterable[Item], progress: Progress, within: float = GONE_WITHIN) -> list[Trouble]:
+    """Delete and wait until all is gone. What is still there then; raises nothing that the cluster does."""
     order = {resource: number for number, resource in enumerate(INSTALLABLE)}
     ordered = sorted(items, key=lambda item: order.get(item.resource, 0))
-    troubles = request_removal(api, ordered)
+    troubles = request_removal(api, ordered, progress)
+    staying = {item for trouble in troubles for item in trouble.items}
     progress("waiting until everything is gone")
-    return troubles + await_gone(api, [item for item in ordered if not _troubled(item, troubles)], within)
+    return troubles + await_gone(api, [item for item in ordered if item not in staying], within)
 
 
-def request_removal(api: Api, items: Sequence[Item]) -> list[str]:
-    """Ask for the deletion of each. What was refused, in words; what goes with its namespace was not."""
-    troubles: list[tuple[Item, str]] = []
+def request_removal(api: Api, items: Sequence[Item], progress: Progress) -> list[Trouble]:
+    """Ask for the deletion of each. What was refused, but for what goes with its namespace.
+
+    A server that is not there is asked for so long in all; then all that it was not asked for is one trouble.
+    """
+    troubles: list[Trouble] = []
     until = time.monotonic() + ASK_WITHIN
-    for item in items:
-        trouble = _delete(api, item, until)
-        if trouble is not None:
-            troubles.append((item, trouble))
-    refused = {item for item, _ in troubles}
+    for number, item in enumerate(items):
+        try:
+            _delete(api, item, until, progress)
+        except UnreachableError as error:
+            troubles.append(Trouble(tuple(items[number:]), str(error)))
+            break
+        except UnavailableError as error:
+            troubles.append(Trouble((item,), str(error)))
+    refused = {item for trouble in troubles for item in trouble.items}
     going = {item.name for item in items if item.resource == NAMESPACES and item not in refused}
-    return [f"{item}: {trouble}" for item, trouble in troubles if item.namespace not in going]
+    staying = [
+        Trouble(tuple(item for item in trouble.items if item.namespace not in going), trouble.why)
+        for trouble in troubles
+    ]
+    return [trouble for trouble in staying if trouble.items]
 
 
-def _delete(api: Api, item: Item, until: float) -> str | None:
+def _delete(api: Api, item: Item, until: float, progress: Progress) -> None:
+    """Raises UnavailableError where it was refused, UnreachableError where nobody is there to refuse it by `until`."""
     while True:
         try:
             api.delete(item.resource, item.name, item.namespace, uid=item.uid)
         except (NotFoundError, ConflictError, AbsentError):
-            return None  # gone; or another of that name, or on its way already
-        except UnreachableError as error:
-            if time.monotonic() > until:
-                return str(error)
+            return  # gone; or another of that name, or on its way already
+        except UnreachableError:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise
+            progress(f"the cluster's API server does not answer; asking it for {left:.0f} s more")
             time.sleep(_LOOK_EVERY)
-        except UnavailableError as error:
-            return str(error)
         else:
-            return None
+            return
 
 
-def await_gone(api: Api, items: Sequence[Item], within: float) -> list[str]:
-    """Wait until objects are gone. What is still there, in words."""
+def await_gone(api: Api, items: Sequence[Item], within: float) -> list[Trouble]:
+    """Wait until objects are gone. What is still there."""
     until = time.monotonic() + within
     waiting = list(items)
     while True:
@@ -142,7 +166,7 @@ def await_gone(api: Api, items: Sequence[Item], within: float) -> list[str]:
         if not waiting:
             return []
         if time.monotonic() > until:
-            return [f"{item}: {state}" for item, state in states if state is not None]
+            return [Trouble((item,), state) for item, state in states if state is not None]
         time.sleep(_LOOK_EVERY)
 
 
@@ -163,10 +187,6 @@ def _still_there(api: Api, item: Item) -> str | None:
         if condition.get("status") == "True" and condition.get("message"):
             return f"still being deleted: {' '.join(str(condition['message']).split())[:300]}"
     return "still being deleted"
-
-
-def _troubled(item: Item, troubles: Sequence[str]) -> bool:
-    return any(trouble.startswith(f"{item}: ") for trouble in troubles)
 
 
 def _age(created: object) -> float:

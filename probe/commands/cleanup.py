@@ -40,8 +40,8 @@ def cleanup(
             put("\n".join(f"would remove {item}" for item in items))
             return
         troubles = remove(api, items, progress)
-        kept = [trouble.partition(": ")[0] for trouble in troubles]
-        gone = [str(item) for item in items if str(item) not in kept]
+        kept = {item for trouble in troubles for item in trouble.items}
+        gone = [item for item in items if item not in kept]
         if gone:
             put("\n".join(f"removed {item}" for item in gone))
         if troubles:

@@ -6,6 +6,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.conftest import Stage
 from tests.cluster.running import Running
 from tests.cluster.test_refusals import incomplete
@@ -116,8 +118,29 @@ def test_a_namespace_that_does_not_go_is_named_with_its_reason(stage: Stage) -> 
     with Api.connect(stage.kubeconfig) as api:
         items = [item for left in find(api) for item in left.items]
         troubles = remove(api, items, lambda _text: None, within=0.0)
-    assert [trouble.partition(":")[0].partition("/")[0] for trouble in troubles] == ["namespaces"]
-    assert "still being deleted" in troubles[0]
+    assert [[item.resource.plural for item in trouble.items] for trouble in troubles] == [["namespaces"]]
+    assert "still being deleted" in troubles[0].why
+
+
+def test_a_server_that_is_gone_for_good_is_told_once_and_not_asked_for_each_object(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching(stage).interrupt(signal.SIGKILL)
+    from probe.cluster import cleanup, client
+    from probe.cluster.client import Api
+
+    said: list[str] = []
+    with Api.connect(stage.kubeconfig) as api:
+        items = [item for left in cleanup.find(api) for item in left.items]
+    assert len(items) >= 3
+    monkeypatch.setattr(cleanup, "ASK_WITHIN", 0.5)
+    monkeypatch.setattr(client, "RETRY_AFTER", ())
+    with Api.connect(stage.kubeconfig, "elsewhere") as gone:
+        (trouble,) = cleanup.remove(gone, items, said.append, within=0.0)
+    assert set(trouble.items) == set(items)
+    assert f"and {len(items) - 1} more: the cluster's API server" in str(trouble)
+    assert "cannot be reached" in trouble.why
+    assert any("does not answer; asking it for" in line for line in said)
 
 
 def test_a_stream_that_drops_makes_the_capture_incomplete(stage: Stage) -> None:
