@@ -15,6 +15,7 @@ from daemonset.observation import (
     NAT,
     PACKET,
     Bye,
+    ConntrackCounts,
     Gap,
     Head,
     Hello,
@@ -78,6 +79,7 @@ class Recording:
     rule_hits: tuple[tuple[str, RuleHit], ...] = ()  # node, hit; in the order in which each node told of them
     rules: dict[RuleKey, Rule] = field(default_factory=dict)
     rule_counts: tuple[tuple[str, RuleCounts], ...] = ()  # node, what rules of iptables-legacy counted there
+    conntrack_counts: tuple[tuple[str, ConntrackCounts], ...] = ()  # node, and what was counted
 
     @property
     def sample(self) -> int:
@@ -124,6 +126,8 @@ class StreamBuilder:
                 self._owner.gaps.append((self.node, message))
             case Bye():
                 self._bye = message
+            case ConntrackCounts():
+                self._owner.conntrack_counts.append((self.node, message))
             case Tracing() | TracedRules() | RuleHits() | RuleCounts():
                 self._about_rules(message)
             case _:  # heads travel with their packets; of a message of a later minor version there is nothing to gather
@@ -191,6 +195,7 @@ class RecordingBuilder:
         self.rule_hits: list[tuple[str, RuleHit]] = []
         self.rules: dict[RuleKey, Rule] = {}
         self.rule_counts: list[tuple[str, RuleCounts]] = []
+        self.conntrack_counts: list[tuple[str, ConntrackCounts]] = []
         self._streams: list[StreamBuilder] = []
         self._tap_numbers: dict[Tap, int] = {}
         self._node_numbers: dict[str, int] = {}
@@ -234,4 +239,5 @@ class RecordingBuilder:
             rule_hits=tuple(self.rule_hits),
             rules=dict(self.rules),
             rule_counts=tuple(self.rule_counts),
+            conntrack_counts=tuple(self.conntrack_counts),
         )

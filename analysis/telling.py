@@ -11,6 +11,7 @@ from analysis.hops import hops
 from analysis.hops.addresses import PROTOCOL_NAMES, PROTOCOLS, AddressBook, text
 from analysis.hops.display_filter import display_filter
 from analysis.judging.blame import CODES, Mechanism
+from analysis.judging.full_table import codes_of
 from analysis.judging.knowledge import delivered, speaks_for_others
 from analysis.judging.mismatch import Reaction, reaction
 from analysis.judging.outcomes import Context, Outcome
@@ -207,6 +208,7 @@ def findings_of(
     found += [told_finding(code, lines) for code, lines in others.items()]
     unnamed = {snat.node for journey in journeys for snat in journey.snat if snat.rule is None and snat.node}
     found += _capture_findings(context.recording, capture, frozenset(unnamed))
+    found += [told_finding(code, lines) for code, lines in codes_of(context.coverage.full).items()]
     order = list(Severity)
     return tuple(sorted(found, key=lambda finding: (order.index(finding.severity), finding.code)))
 

@@ -27,6 +27,7 @@ from daemonset import __version__
 from daemonset.confinement import ConfinementError, confine
 from daemonset.lifeline import Lifeline, Pull
 from daemonset.node.conntrack import MOST_AT_ONCE, ConntrackError, Drained, Events, snapshot
+from daemonset.node.conntrack_counters import Reading, counted, reading
 from daemonset.node.ruleset import ruleset
 from daemonset.node.tracers import Tracers
 from daemonset.observation import (
@@ -35,7 +36,6 @@ from daemonset.observation import (
     Bye,
     Gap,
     Hello,
-    Layout,
     Message,
     Ready,
     Tap,
@@ -72,14 +72,8 @@ def nat_pace(granted: int) -> float:
     return _EASY_NAT_PACE if granted >= _MUCH_ROOM else _NAT_PACE
 
 
-def _offset(layout: Layout, name: str) -> int:
-    """Where in a row a field begins, in bytes."""
-    before = [column.name for column in layout.columns].index(name)
-    return struct.calcsize("<" + "".join(column.code for column in layout.columns[:before]))
-
-
 _FOUR_PORTS = struct.Struct("<4H")  # orig_sport to reply_dport of a NAT row
-_FOUR_PORTS_AT = _offset(NAT, "orig_sport")
+_FOUR_PORTS_AT = NAT.offset("orig_sport")
 
 
 @dataclass(frozen=True)
@@ -195,6 +189,7 @@ class Capture:
         self._source = self._open_source()
         self._events = self._open_conntrack() if options.conntrack else None
         self._events_due = 0.0  # when they may be read again
+        self._counted_before: Reading | None = None
         self._tracers: Tracers | None = None
 
     def __enter__(self) -> Self:
@@ -276,6 +271,7 @@ class Capture:
             hub.add("", self._source, watch.look())
             sniffing = sniffer.start(hub, stream.deliver)
             watch.start()
+            self._counted_before = self._read_counters()
             self._tell_nat(stream)
             if self._options.rules:
                 stream.tell(ruleset())
@@ -404,6 +400,7 @@ class Capture:
             pass
         if self._tracers is not None:
             self._tracers.finish()
+        self._tell_counters(stream)
         self._tell_nat(stream)
         stream.settle(everything=True)
         stream.tell(Bye(self._reason or "", time.time_ns()))
@@ -424,6 +421,21 @@ class Capture:
             stream.nat(snapshot(ports=[(protocol, port) for port in ports for protocol in (_TCP, _UDP)]))
         except ConntrackError as error:
             stream.tell(Gap("conntrack", str(error), time.time_ns()))
+
+    def _read_counters(self) -> Reading | None:
+        """What conntrack has counted; None where it does not say, which `_tell_nat` has a gap for."""
+        if not self._options.conntrack:
+            return None
+        try:
+            return reading()
+        except ConntrackError:
+            return None
+
+    def _tell_counters(self, stream: Stream) -> None:
+        """What it counted during the capture."""
+        before, after = self._counted_before, self._read_counters()
+        if before is not None and after is not None:
+            stream.tell(counted(before, after))
 
     # ── opening ──────────────────────────────────────────────────────────────────────────────────────────────
 

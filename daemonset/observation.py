@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 #: 2: rules, as traced and as a whole, are messages that a reader of version 1 takes for damage. 3: so is what rules of
-#: iptables-legacy counted.
-SCHEMA_VERSION = 3
+#: iptables-legacy counted. 4: so is what conntrack counted.
+SCHEMA_VERSION = 4
 
 #: Longest part of a header value that is kept, in characters. What is cut says so where it is shown.
 VALUE_LIMIT = 2048
@@ -116,6 +116,11 @@ class Layout:
     def size(self) -> int:
         """Bytes in one row."""
         return self.struct.size
+
+    def offset(self, name: str) -> int:
+        """Where in a row a column begins, in bytes."""
+        before = [column.name for column in self.columns].index(name)
+        return struct.calcsize("<" + "".join(column.code for column in self.columns[:before]))
 
     def dtype(self) -> np.dtype[Any]:
         """The same layout for numpy, which is imported only here."""
@@ -513,6 +518,26 @@ class RuleCounts(msgspec.Struct, frozen=True, tag="rule-counts"):
     time: int = 0
 
 
+class ConntrackCounts(msgspec.Struct, frozen=True, tag="conntrack-counts"):
+    """What a node's conntrack counted from `began` to `time`, and how full its table was at both moments.
+
+    `maximum` is nf_conntrack_max; 0: there is none, or the kernel does not say. The counters are the kernel's own, of
+    all CPUs together; `daemonset.node.conntrack_counters` tells what each of them counts.
+    """
+
+    entries_before: int = 0
+    maximum_before: int = 0
+    entries: int = 0
+    maximum: int = 0
+    drop: int = 0
+    early_drop: int = 0
+    insert_failed: int = 0
+    invalid: int = 0
+    chain_too_long: int = 0
+    began: int = 0
+    time: int = 0
+
+
 Message = (
     Hello
     | Taps
@@ -527,6 +552,7 @@ Message = (
     | RuleHits
     | Ruleset
     | RuleCounts
+    | ConntrackCounts
 )
 
 

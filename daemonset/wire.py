@@ -44,6 +44,7 @@ from daemonset.observation import (
     PACKET,
     SCHEMA_VERSION,
     Bye,
+    ConntrackCounts,
     Direction,
     Gap,
     Head,
@@ -123,6 +124,7 @@ Frame = (
     | RuleHits
     | Ruleset
     | RuleCounts
+    | ConntrackCounts
     | PacketRows
     | NatRows
 )

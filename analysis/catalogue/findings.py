@@ -105,8 +105,8 @@ _ALL = (
     Definition(
         "SIP203", Severity.WARNING, "A connection got no answer",
         "The client repeated itself and nobody answered, and nothing in the Service's configuration calls for that.",
-        "Look for a firewall, a NetworkPolicy, reverse-path filtering or asymmetric routing after the last point "
-        "that is shown.",
+        "Look for a firewall, a NetworkPolicy, reverse-path filtering, a full table of connections (SIP426) or "
+        "asymmetric routing after the last point that is shown.",
     ),
     Definition(
         "SIP204", Severity.WARNING, "The endpoint refused the connection",
@@ -302,6 +302,26 @@ _ALL = (
         "one of them go on translating and dropping.",
         "List both (iptables-legacy-save, nft list ruleset), and let kube-proxy and the network plugin use the same. "
         "What nobody writes any more goes with a restart of the node.",
+    ),
+    Definition(
+        "SIP426", Severity.ERROR, "A node's table of connections is full, and its kernel drops packets",
+        "The kernel keeps a record of each connection that passes a node (conntrack), at most nf_conntrack_max of "
+        "them. While there is no room for one more, it drops packets that would begin a connection, without an answer: "
+        "clients wait until they time out, and others get through, as records come and go. Connections that have a "
+        "record are not touched. The kernel counts what it drops and does not say which packets they were.",
+        "Raise net.netfilter.nf_conntrack_max on the node; kube-proxy sets it, to conntrack.maxPerCore for each core "
+        "and at least to conntrack.min. Look for what fills the table (conntrack -L, by source, destination and "
+        "state): scans, DNS over UDP, connections that nobody ends. For the last, shorten the timeouts (kube-proxy's "
+        "conntrack.tcpEstablishedTimeout and tcpCloseWaitTimeout).",
+    ),
+    Definition(
+        "SIP427", Severity.WARNING, "A node's table of connections was full, and its kernel evicted records",
+        "The table of connections (conntrack) was full at times, and for new connections the kernel evicted records of "
+        "others that it did not take for established yet. What follows of an evicted connection is taken for a new "
+        "one: its NAT may be another then, or none, so that answers do not find their client. Where no such record is "
+        "left to evict, packets are dropped (SIP426).",
+        "As of SIP426: raise net.netfilter.nf_conntrack_max (kube-proxy's conntrack.maxPerCore and conntrack.min), and "
+        "look for what fills the table (conntrack -L).",
     ),
     Definition(
         "SIP501", Severity.ERROR, "The application does not believe the ingress, and takes it for the client",

@@ -159,6 +159,13 @@ node1, packet filter | client → … | × the kernel names the rule that drops 
 client | client → node1:30080
 node1 | node1 → pod | × a rule of policy Cluster; the Service says Local
 pod | node1 → pod | the client is gone""",
+    "SIP426": """
+client | client → node1:30080
+node1 | client → … | × no room in the table of connections: dropped, without an answer""",
+    "SIP427": """
+client | client → node1:30080
+node1 | node1 → pod | × its record is evicted before the connection is established
+node1 | pod → … | the answer meets no record, and is not translated back""",
     "SIP431": """
 client | client → LB:80
 LB | LB → node1:30080 | X-Forwarded-For: client

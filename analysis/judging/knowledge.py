@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from analysis.chain.claims import address_in
 from analysis.chain.relay import BY_HEADER, BY_HELLO, BY_ORDER
@@ -14,6 +14,7 @@ from analysis.hops.origin import Caller
 from analysis.hops.steps import Step
 from analysis.judging.expectation import Expected, expected_at
 from analysis.judging.forgery import PROXY_CLAIMS
+from analysis.judging.full_table import FullTable, full_tables
 from analysis.judging.mismatch import Reaction, reaction
 from analysis.judging.verdict import Carried, Header, Known, Named, Silence, Speaker
 from analysis.recording import Recording
@@ -36,6 +37,7 @@ class Coverage:
     nat: frozenset[str]  # places whose kernel's NAT records are at hand
     first_bytes: bool  # whether first bytes other than signatures were to be captured
     every_node: bool  # whether no node can have passed anything on unseen: all are listed, and all watched
+    full: Mapping[str, FullTable] = field(default_factory=dict)  # places that had no room for connections
 
     @classmethod
     def of(cls, recording: Recording, facts: Facts) -> Coverage:
@@ -52,6 +54,7 @@ class Coverage:
             nat=frozenset(recording.nodes[number] for number in set(recording.nat["node"].tolist())),
             first_bytes="off" not in heads,
             every_node=_watches_every_node(kinds, lossy, recording, facts),
+            full=full_tables(recording),
         )
 
     def watches_node(self, place: str) -> bool:
@@ -90,12 +93,14 @@ def learn(connection: Connection, coverage: Coverage, book: AddressBook, facts: 
     client = true_client(connection, header, certain, book)
     replaced_before = any(link.trip.changes for link in connection.chain)
     altered = proxied or bool(trip.changes) or replaced_before
+    silence = Silence.NONE if forwarded else _silence(connection, coverage, facts)
     return Known(
         mixed=trip.mixed,
         header=header,
         forwarded=forwarded,
         rejected=bool(trip.leg.refusals) and not trip.leg.answered,
-        silence=Silence.NONE if forwarded else _silence(connection, coverage, facts),
+        silence=silence,
+        no_room=_no_room(trip, coverage, facts) if silence is Silence.UNEXPLAINED else "",
         replaced=bool(trip.changes),
         proxied=proxied,
         client=client,
@@ -349,6 +354,13 @@ def _silence(connection: Connection, coverage: Coverage, facts: Facts) -> Silenc
     if expectation(connection, entry, facts) in {Expected.DROP_NO_LOCAL_ENDPOINT, Expected.DROP_SOURCE_RANGE}:
         return Silence.EXPECTED
     return Silence.UNEXPLAINED
+
+
+def _no_room(trip: Trip, coverage: Coverage, facts: Facts) -> str:
+    """What the kernel of the node where the leg entered counted of packets for which it had no room."""
+    entry = _entry_on_node(trip.steps, facts)
+    table = coverage.full.get(entry.place) if entry is not None else None
+    return table.reason if table is not None else ""
 
 
 def _entry_on_node(steps: Sequence[Step], facts: Facts) -> Step | None:

@@ -9,7 +9,8 @@ rests on, and anything that could be explained by a packet that was not seen is 
    when the server is seen to take it from a known balancer, and either asks nobody behind it or believes it by its
    configuration; otherwise inconclusive.
 4. Nothing was forwarded: rejected or refused is inconclusive (no application, no address); silence is blackholed
-   only if the client was seen to repeat itself, nothing left the node, and the facts call for a drop.
+   only if the client was seen to repeat itself, nothing left the node, and the facts call for a drop. That the node had
+   no room for another connection is told, but which packets it dropped for that, its counters do not say.
 5. The first bytes are unknown although they could have been a PROXY header: inconclusive.
 6. The source was replaced, or is a balancer's: lost, unless the request itself can carry the client's address.
 7. The same source from a certain origin to the endpoint: preserved.
@@ -86,6 +87,7 @@ class Known:
     forwarded: bool = True  # a packet towards an endpoint was seen, or the kernel's record of one
     rejected: bool = False  # the node answered with RST or an ICMP error
     silence: Silence = Silence.NONE
+    no_room: str = ""  # where nothing explains the silence: what the node's kernel counted of a full table
     replaced: bool = False  # the source address changed on the way
     proxied: bool = False  # the source is a balancer's own address
     client: int | None = None  # the true client's address, where there is proof of it
@@ -217,7 +219,8 @@ def _taken(known: Known) -> Judgement:
 def _not_forwarded(known: Known) -> Judgement:
     if known.rejected:
         return _unsure("the connection was rejected before any application could see an address")
-    return _SILENCE_CASES[known.silence]
+    case = _SILENCE_CASES[known.silence]
+    return _unsure(f"{case.reason}; {known.no_room}") if known.no_room else case
 
 
 _SPOKEN = {

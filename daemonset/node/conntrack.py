@@ -15,7 +15,7 @@ import re
 import socket
 import sys
 import time as clock
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple, Self
 
@@ -25,6 +25,7 @@ from daemonset.node.ctnetlink import (
     DUMP_INTERRUPTED,
     ERROR,
     SEEN_REPLY,
+    Ports,
     Tuple,
     dump_requests,
     messages,
@@ -141,6 +142,10 @@ _SO_RCVBUFFORCE = 33
 _DATAGRAM = 1 << 17  # the kernel fills at most 32 KiB of a dump at a time
 
 
+#: Up to so many ports the kernel is to send the records of these alone (before 5.8 it sends all). It goes through the
+#: whole table then for each port and family, and the records of all namespaces: for more, it costs less to take all.
+_FEW_PORTS = 2
+
 #: Datagrams of events that one reading takes; more wait for the next.
 MOST_AT_ONCE = 4096
 
@@ -161,16 +166,17 @@ def snapshot(
 ) -> Drained:
     """The records that the kernel holds now, at most `most` of them.
 
-    `ports` are pairs of IP protocol and original destination port; with any, the kernel sends only records of
-    these, which saves most of the cost of a large table (kernels before 5.8 send all). Raises ConntrackError
-    where the kernel refuses, OSError where `namespace` (an open file) cannot be entered.
+    `ports` are pairs of IP protocol and original destination port; with any, only records of these are kept. Raises
+    ConntrackError where the kernel refuses, OSError where `namespace` (an open file) cannot be entered.
     """
     rows: dict[bytes, None] = {}
-    whole, time = True, clock.time_ns()
+    whole, time, ports = True, clock.time_ns(), frozenset(ports)
+    asked = ports if len(ports) <= _FEW_PORTS else ()
+    wanted = Ports(ports) if ports else None
     with call_inside(namespace, _open) as channel:
-        for request in dump_requests(ports):
+        for request in dump_requests(asked):
             channel.send(request)
-            whole &= _receive_dump(channel, rows, time, node, most)
+            whole &= _receive_dump(channel, rows, wanted, time=time, node=node, most=most)
     if len(rows) >= most:
         return Drained(
             b"".join(rows), Gap("conntrack", f"more than {most} records: the rest was not read", time)
@@ -282,21 +288,46 @@ def _receive(channel: socket.socket) -> bytes:
     return data if sender == 0 else b""
 
 
-def _receive_dump(channel: socket.socket, rows: dict[bytes, None], time: int, node: int, most: int) -> bool:
-    """Collect one dump's rows; False when the kernel says that the table changed under it."""
-    whole = True
+def ask(question: bytes) -> Iterator[bytes]:
+    """The messages with which ctnetlink answers in the network namespace that we are in, up to the end of its answer.
+
+    The question is a dump, or asks for an acknowledgement. Raises ConntrackError where the kernel refuses.
+    """
+    with _open() as channel:
+        try:
+            channel.send(question)
+        except OSError as error:
+            raise _refused(error) from error
+        for _, message in _answer(channel):
+            yield message
+
+
+def _answer(channel: socket.socket) -> Iterator[tuple[int, bytes]]:
+    """Flags and bytes of each message of an answer, up to the one that ends it. Raises ConntrackError."""
     while True:
         try:
             data = _receive(channel)
         except OSError as error:
             raise _refused(error) from error
         for kind, flags, message in messages(data):
-            whole &= not flags & DUMP_INTERRUPTED
+            yield flags, message
             if kind in {ERROR, DONE}:
                 number = -int.from_bytes(message[16:20], sys.byteorder, signed=True)
                 if number > 0:
                     raise _refusal(number)
-                return whole
-            row = parse_message(message, time=time, node=node, dumped=True)
-            if row is not None and len(rows) < most:
-                rows[row] = None
+                return
+
+
+def _receive_dump(
+    channel: socket.socket, rows: dict[bytes, None], wanted: Ports | None, *, time: int, node: int, most: int
+) -> bool:
+    """Collect one dump's rows of wanted ports; False when the kernel says that the table changed under it."""
+    whole = True
+    for flags, message in _answer(channel):
+        whole &= not flags & DUMP_INTERRUPTED
+        if len(rows) >= most or (wanted is not None and not wanted.may_have(message)):
+            continue
+        row = parse_message(message, time=time, node=node, dumped=True)
+        if row is not None and (wanted is None or wanted.have(row)):
+            rows[row] = None
+    return whole

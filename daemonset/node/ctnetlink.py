@@ -86,6 +86,9 @@ _be32 = struct.Struct("!I")
 _be64 = struct.Struct("!Q")
 _PAYLOAD = _header.size + _family_header.size
 
+_row_port = struct.Struct("<H")
+_ROW_DPORT, _ROW_PROTOCOL = NAT.offset("orig_dport"), NAT.offset("protocol")
+
 
 def parse_message(message: bytes, *, time: int, node: int = 0, dumped: bool = False) -> bytes | None:
     """The row of one netlink message, header included; None when it is no whole conntrack record.
@@ -148,6 +151,54 @@ def _field(message: bytes, span: _Span | None, layout: struct.Struct) -> int | N
         return None
     value: int = layout.unpack_from(message, span[0])[0]
     return value
+
+
+class _Before(NamedTuple):
+    """What stands before the original destination port in the usual order, without the lengths of open nests."""
+
+    layout: struct.Struct
+    headers: tuple[bytes, ...]
+
+
+def _before_dport(size: int, first: int) -> _Before:
+    """`size` is that of an address in bytes, `first` the type of the source's."""
+    header, address = _attribute.pack, 4 + size
+    return _Before(
+        struct.Struct(f"{_PAYLOAD + 2}x6s4s{size}x4s{size}x2x6s4x4s4x4s2s"),
+        (
+            header(0, _ORIG | _NESTED)[2:] + header(4 + 2 * address, _TUPLE_IP | _NESTED),
+            header(address, first),
+            header(address, first + 1),
+            header(0, _TUPLE_PROTO | _NESTED)[2:] + header(5, _PROTO_NUM),
+            header(6, _PROTO_SPORT),
+            header(6, _PROTO_DPORT),
+        ),
+    )
+
+
+_BEFORE_DPORT = (_before_dport(4, 1), _before_dport(16, 3))
+
+
+class Ports:
+    """Protocols and original destination ports of the records that are wanted. Most others are soon known as such."""
+
+    def __init__(self, ports: Iterable[tuple[int, int]]) -> None:
+        self._ports = frozenset(ports)
+        self._written = frozenset(_be16.pack(port) for _, port in self._ports)
+
+    def may_have(self, message: bytes) -> bool:
+        """Whether a message may be of a wanted record. No is said only where the port stands in its usual place."""
+        for layout, headers in _BEFORE_DPORT:
+            if len(message) >= layout.size:
+                *found, port = layout.unpack_from(message)
+                if tuple(found) == headers:
+                    return port in self._written
+        return True
+
+    def have(self, row: bytes) -> bool:
+        """Whether a row is of a wanted record."""
+        (port,) = _row_port.unpack_from(row, _ROW_DPORT)
+        return (row[_ROW_PROTOCOL], port) in self._ports
 
 
 class _Usual(NamedTuple):

@@ -126,6 +126,11 @@ class Order(NamedTuple):
         )
 
 
+def request(subsystem: int, kind: int, flags: int = 0) -> bytes:
+    """A question without attributes, about all families."""
+    return _message(subsystem << 8 | kind, flags | REQUEST, 1, (0, 0), b"")
+
+
 def batch(orders: Iterable[Order], first: int) -> bytes:
     """Orders as one transaction, numbered from `first` on; each is acknowledged."""
     numbered = [

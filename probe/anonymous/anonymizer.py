@@ -81,8 +81,11 @@ class Anonymizer:
 
     def recording(self, recording: Recording) -> Recording:
         """A recording as a whole. Names of its taps and nodes are searched too: they may be addresses."""
-        searched_names = ("losses", "gaps", "streams", "tracings", "rule_hits", "rule_counts")
-        searched = {name: self._searched(getattr(recording, name)) for name in searched_names}
+        counts = ("losses", "rule_counts", "conntrack_counts")
+        searched = {
+            name: self._searched(getattr(recording, name))
+            for name in (*counts, "gaps", "streams", "tracings", "rule_hits")
+        }
         return replace(
             recording,
             **searched,

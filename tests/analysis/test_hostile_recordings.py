@@ -20,6 +20,7 @@ from analysis.recording import Recording
 from daemonset.observation import (
     NAT,
     PACKET,
+    ConntrackCounts,
     CountedChain,
     CountedRule,
     Gap,
@@ -103,6 +104,7 @@ class Said(msgspec.Struct):
     rules: tuple[tuple[str, Rule], ...]
     rule_hits: tuple[tuple[str, RuleHit], ...]
     rule_counts: tuple[tuple[str, RuleCounts], ...]
+    conntrack_counts: tuple[tuple[str, ConntrackCounts], ...]
     expected_nodes: tuple[str, ...]
 
 
@@ -176,6 +178,7 @@ SAID = Base(
                     ),
                 ),
             ),
+            conntrack_counts=(("node1", ConntrackCounts(9, 9, 9, 9, 7, 1, 2, 3, 4, 1, 2)),),
             expected_nodes=("node1", "node2"),
         )
     )

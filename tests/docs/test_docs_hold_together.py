@@ -141,6 +141,7 @@ def test_messages_of_the_stream_are_told() -> None:
         observation.RuleHits,
         observation.Ruleset,
         observation.RuleCounts,
+        observation.ConntrackCounts,
     )
     assert rows == {
         kind.__struct_config__.tag: [field.encode_name for field in msgspec.structs.fields(kind)]

@@ -7,6 +7,7 @@ import struct
 import msgspec
 
 from daemonset.node.conntrack import parse_text
+from daemonset.node.conntrack_counters import parse_cpu, parse_filled
 from daemonset.node.ctnetlink import parse_message
 from daemonset.node.legacy_table import INFO_SIZE, LegacyTableError, parse_size, parse_table
 from daemonset.node.nfnetlink import Order, attribute, messages, nested, u32, u64
@@ -28,6 +29,16 @@ def conntrack_tables(data: bytes, size: int) -> None:
     rows, skipped = parse_text(data.decode("latin-1"), time=size)
     assert len(rows) % NAT.size == 0
     assert all(line.isprintable() and len(line) < 800 for line in skipped)
+
+
+def conntrack_counters(data: bytes, size: int) -> None:
+    """Its statistics: how full the table is, and what each CPU has counted."""
+    for message in messages(data):
+        filled, cpu = parse_filled(message), parse_cpu(message)
+        assert filled is None or max(filled) < 1 << 32
+        assert cpu is None or max(cpu[1]) < 1 << 32
+        assert filled is None or cpu is None
+    assert size < 256
 
 
 def netfilter(data: bytes, size: int) -> None:
@@ -160,8 +171,9 @@ def legacy_rules(data: bytes, size: int) -> None:
 
 
 READERS = (
-    Reader(conntrack, 700, longest=1024),
+    Reader(conntrack, 600, longest=1024),
     Reader(conntrack_tables, 200, longest=1024),
+    Reader(conntrack_counters, 100, longest=512),
     Reader(netfilter, 500, longest=1024),
     Reader(rule_expressions, 200, longest=256),
     Reader(rule_sets, 300, longest=1024),

@@ -20,6 +20,7 @@ from daemonset.observation import (
     PACKET,
     Bye,
     Chain,
+    ConntrackCounts,
     Gap,
     Heads,
     Hello,
@@ -55,6 +56,7 @@ from tests.fuzz.texts import (
     SCENARIO,
     STATUS,
 )
+from tests.ground.test_conntrack_counters import CPU, FILLED
 from tests.ground.test_conntrack_records import WHOLE
 from tests.ground.test_legacy_table import entry, info
 from tests.ground.test_trace_messages import IPV4, expression, rule, trace
@@ -244,6 +246,7 @@ MESSAGES = {
     "loss": message(Loss(0, 7, 0)),
     "gap": message(Gap("conntrack", "more than 7", 1)),
     "bye": message(Bye("end")),
+    "conntrack-counts": message(ConntrackCounts(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)),
     "tracing": message(Tracing("1", "nftables trace", unheard=("iptables-legacy nat",))),
     "rules": message(TracedRules((RULE,))),
     "hits": message(RuleHits((RuleHit(1, 2, "ip", "nat", "KUBE-SVC-X", 7, "jump", "KUBE-MARK-MASQ"),))),
@@ -262,6 +265,7 @@ def seeds() -> dict[str, bytes]:
         "streams": some("v1-tcp4", "two"),
         "claims": {"lists": b'192.0.2.1, 10.0.0.1\nfor=192.0.2.1;by=x, for="[2001:db8::1]:80"\n192.0.2.1'},
         "conntrack": {"message": WHOLE},
+        "conntrack_counters": {"filled": FILLED, "cpu": CPU},
         "conntrack_tables": {"lines": LINES},
         "netfilter": {
             "trace": trace(attribute(8, IPV4), attribute(9, TCP_HEADER), u32(14, 0x4000)),

@@ -18,6 +18,7 @@ from daemonset.observation import NatEvent
 from tests.ground.rows import nats
 
 LISTEN, SERVICE = 8080, 80
+NOBODYS = [(6, SERVICE + 1), (17, SERVICE), (6, LISTEN), (17, LISTEN)]
 
 
 def connect(address: str) -> socket.socket:
@@ -71,6 +72,8 @@ def table() -> dict[str, object]:
         return {
             "dump": shown(snapshot()),
             "filtered": shown(snapshot(ports=[(6, SERVICE)])),
+            "sifted": shown(snapshot(ports=[(6, SERVICE), *NOBODYS])),
+            "nobodys": shown(snapshot(ports=NOBODYS)),
             "others": shown(snapshot(ports=[(6, SERVICE + 1), (17, SERVICE)])),
             "capped": [len(nats(snapshot(most=1).rows)), str(snapshot(most=1).gap)],
             "tools": [shown(Drained(rows)) for rows, _ in tools],

@@ -72,6 +72,8 @@ def test_dump_filter_and_tools_agree(node: Scene) -> None:
     assert (six[1].rpartition(" > ")[2], six[3]) == ("[fd09::9]:80", DNAT | REPLY | ASSURED)
     assert sorted(said["filtered"]) == dump
     assert said["others"] == []
+    assert sorted(said["sifted"]) == dump, "of many ports, all are dumped and sifted here"
+    assert said["nobodys"] == []
     assert said["skipped"] == []
     for listing in said["tools"]:
         assert sorted(listing) == dump

@@ -314,3 +314,36 @@ def test_a_status_is_not_untold_by_an_empty_one_after_it(first: tuple[bytes, byt
     """The same for both ways: laid out as usual, and in any order."""
     row = parsed(message(*first, attribute(3, bytes(3) + b"\x01"), attribute(3, b"")))
     assert row.status & 1
+
+
+def of_ports(*ports: tuple[int, int]) -> ctnetlink.Ports:
+    return ctnetlink.Ports(ports)
+
+
+@pytest.mark.parametrize("tuples", [(6, TUPLES), (17, SIX)], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_records_of_ports_are_known(tuples: tuple[int, tuple[bytes, bytes]], turned: bool) -> None:
+    protocol, both = tuples
+    data = message(*(both[::-1] if turned else both))
+    data = data[:16] + bytes([2 if protocol == 6 else 10]) + data[17:]
+    row = parse_message(data, time=0)
+    assert row is not None
+    port = nats(row)[0].original.rpartition(":")[2]
+    wanted, another = of_ports((protocol, int(port))), of_ports((23 - protocol, int(port)))
+    assert wanted.may_have(data)
+    assert wanted.have(row)
+    assert not another.have(row), "the same port of another protocol"
+    assert of_ports((protocol, 7)).may_have(data) == turned, "what is laid out otherwise has to be read"
+    assert not of_ports((protocol, 7)).have(row)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=120) | st.integers(0, len(WHOLE)).map(lambda cut: WHOLE[:cut]))
+def test_no_record_of_a_wanted_port_is_passed_over(data: bytes) -> None:
+    row = parse_message(data, time=0)
+    if row is not None:
+        (record,) = nats(row)
+        wanted = of_ports((record.protocol, int(record.original.rpartition(":")[2])))
+        assert wanted.may_have(data)
+        assert wanted.have(row)
+    assert of_ports().may_have(data) in {True, False}
