@@ -273,9 +273,16 @@ def print_findings(paper: Paper, findings: tuple[Finding, ...]) -> None:
                 paper.paragraph("Sure", doubt.format(finding.confidence), indent=4)
             paper.paragraph("Fix ", finding.fix, indent=4)
         paper.paragraph("More", f"probe explain {finding.code}", indent=4)
-        if paper.wide:
+        if paper.wide or _told_nowhere_else(finding):
             for witness in finding.evidence:
                 paper.paragraph("Seen", witness, indent=4)
+
+
+def _told_nowhere_else(finding: Finding) -> bool:
+    """Whether nothing but its evidence says where it is: no path, nor the parts about health checks and the capture."""
+    if finding.severity is Severity.INFO or finding.journeys:
+        return False
+    return not finding.code.startswith(("SIP6", "SIP9"))
 
 
 def print_capture(paper: Paper, capture: Capture) -> None:
