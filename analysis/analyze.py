@@ -30,6 +30,7 @@ from analysis.engine.legs import LegStore, Room, fits_in_memory
 from analysis.engine.likeness import Heads, Likeness
 from analysis.engine.shapes import Classify, Shape
 from analysis.facts import Facts, Service
+from analysis.health.asking import with_asked
 from analysis.health.changes import EndpointChange
 from analysis.health.judge import codes_of
 from analysis.health.own import NONE_OWN, OwnChecks
@@ -170,6 +171,7 @@ def _analyzed(
     if clients and not whole and len(shapes) == limit:
         reason = f"as many as {limit:,} connections touch these clients; later ones are not looked at"
         capture = msgspec.structs.replace(capture, complete=False, reasons=(*capture.reasons, reason))
+    health = with_asked(codes_of(watched) if watched else {}, given.own, service)
     counts: Counter[str] = Counter()
     for journey in journeys:
         for code in journey.findings:
@@ -179,7 +181,7 @@ def _analyzed(
         capture=capture,
         summary=_summary(journeys, weights),
         journeys=tuple(journeys),
-        findings=findings_of(journeys, counts, context, capture, codes_of(watched) if watched else {}),
+        findings=findings_of(journeys, counts, context, capture, health),
         paths=_paths(journeys, weights),
         service=service,
         journeys_omitted=sum(omitted.count for omitted in weights.values()),

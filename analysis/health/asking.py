@@ -13,75 +13,18 @@ there says nothing.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from analysis.facts import Policy, Service
 from analysis.health.checks import Asked
 from analysis.health.judge import Codes
+from analysis.health.own import OwnChecks
 from analysis.health.replies import AskedFrom, Asking, NodeReplies, Reply, Standing
+from analysis.health.rounds import AskedRounds, Local, Round
 
 #: How often what is wrong must be seen.
 ROUNDS = 3
 
 _SILENT = frozenset({"refused", "no answer", "closed", "unreachable"})
-
-
-@dataclass(frozen=True, slots=True)
-class Local:
-    """The endpoints of one node as the slices have them: address, ready, terminating and still serving."""
-
-    endpoints: frozenset[tuple[str, bool, bool]] = frozenset()
-
-    @property
-    def ready(self) -> int:
-        """Ready addresses."""
-        return len({address for address, ready, _ in self.endpoints if ready})
-
-    @property
-    def draining(self) -> int:
-        """Addresses that terminate and still serve."""
-        return len({address for address, _, draining in self.endpoints if draining})
-
-    @property
-    def counts(self) -> set[int]:
-        """What kube-proxy may count: each family apart, or all."""
-        ready = {address for address, ready, _ in self.endpoints if ready}
-        sixes = sum(":" in address for address in ready)
-        return {len(ready), sixes, len(ready) - sixes} - ({0} if ready else set())
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """The slices of a Service at one moment. `homeless`: ready endpoints of which no node is named."""
-
-    nodes: Mapping[str, Local]
-    homeless: int = 0
-
-    @classmethod
-    def of(cls, service: Service) -> View:
-        """What a Service's endpoints say."""
-        found: dict[str, set[tuple[str, bool, bool]]] = {}
-        homeless: set[str] = set()
-        for each in service.endpoints:
-            if each.node is None:
-                homeless |= {each.address} if each.ready else set()
-                continue
-            draining = each.terminating and each.serving and not each.ready
-            found.setdefault(each.node, set()).add((each.address, each.ready, draining))
-        return cls({node: Local(frozenset(each)) for node, each in found.items()}, len(homeless))
-
-    def at(self, node: str) -> Local:
-        """The endpoints of a node."""
-        return self.nodes.get(node, Local())
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One round of asking: the slices before and after it, None where they may not be read."""
-
-    before: View | None
-    after: View | None
-    replies: tuple[Reply, ...]
 
 
 def judge(
@@ -112,6 +55,26 @@ def judge(
     if right and not found.keys() - {"SIP617"} and len(right) == len(nodes):
         found["SIP618"] = [f"{_nodes(len(right))} asked, and all of them answer as they must"]
     return asking, found
+
+
+def judge_kept(asked: AskedRounds) -> tuple[Asking, Codes]:
+    """The same of rounds that were kept."""
+    namespace, _, name = asked.service.partition("/")
+    service = Service(
+        namespace, name, external_policy=asked.policy, health_check_node_port=asked.health_check_node_port
+    )
+    return judge(asked.rounds, service, leaving=asked.leaving, reasons=asked.reasons)
+
+
+def with_asked(watched: Codes, own: OwnChecks, service: str | None) -> Codes:
+    """Codes of what was watched and of what was asked, where it was asked about the Service that is judged."""
+    if own.asked is None or service not in {None, own.asked.service}:
+        return watched
+    _, told = judge_kept(own.asked)
+    both = {code: [*told.get(code, ()), *watched.get(code, ())] for code in (*told, *watched)}
+    if watched:
+        both.pop("SIP618", None)  # packets tell more than that all ports answer as they must
+    return both
 
 
 def unsettled(rounds: Sequence[Round], service: Service, leaving: Mapping[str, str] | None = None) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from analysis.health.rounds import AskedRounds
 from daemonset.observation import HealthAnswer
 
 
@@ -28,12 +29,13 @@ class OwnAnswer(msgspec.Struct, frozen=True):
 class OwnChecks(msgspec.Struct, frozen=True):
     """All of a session. `sources`: address and port of sockets from which we asked while it was captured.
 
-    `reasons`: what is missing.
+    `reasons`: what is missing. `asked`: what was asked in rounds, of all nodes and from several sides.
     """
 
     answers: tuple[OwnAnswer, ...] = ()
     sources: tuple[tuple[str, int], ...] = ()
     reasons: tuple[str, ...] = ()
+    asked: AskedRounds | None = None
 
 
 NONE_OWN = OwnChecks()

@@ -17,6 +17,7 @@ import numpy as np
 from analysis.asked import Asked
 from analysis.engine.gathering import Rows
 from analysis.facts import Facts
+from analysis.health.own import OwnChecks
 from analysis.ingress import Application, IngressRecord, LogEntry
 from analysis.recording import Recording
 from daemonset.observation import NAT, PACKET, Head, HttpHead, Layout, ProxyHeader, RowBytes, TlsHello, Tlv
@@ -146,6 +147,22 @@ class Anonymizer:
             msgspec.structs.replace(record, ingresses=ingresses, entries=entries, application=application)
         )
 
+    def own(self, own: OwnChecks) -> OwnChecks:
+        """Health checks of ours. Of what came in the place of a status line nothing is kept."""
+        if own.asked is None:
+            return self.searched(own)
+        rounds = tuple(
+            replace(
+                each,
+                replies=tuple(
+                    msgspec.structs.replace(reply, start=_status_line(reply.start)) for reply in each.replies
+                ),
+            )
+            for each in own.asked.rounds
+        )
+        asked = msgspec.structs.replace(own.asked, rounds=rounds)
+        return self.searched(msgspec.structs.replace(own, asked=asked))
+
     def title(self, title: str | None) -> str | None:
         """The title of a report, without a context's name and without what was asked."""
         if title is None:
@@ -167,8 +184,9 @@ class Anonymizer:
             ingress=self.ingress(meta.ingress),
             facts=self.facts(meta.facts),
             title=self.title(meta.title),
+            own=self.own(meta.own),
         )
-        done = _NOT_SEARCHED | {"asked", "ingress", "facts", "title"}
+        done = _NOT_SEARCHED | {"asked", "ingress", "facts", "title", "own"}
         mine = {name: getattr(kept, name) for name in kept.__struct_fields__ if name not in _NOT_SEARCHED}
         return {name: value if name in done else self._searched(value) for name, value in mine.items()}
 
@@ -201,6 +219,8 @@ class Anonymizer:
                 return type(value)(*map(self._searched, value))
             case tuple() | list():
                 return type(value)(map(self._searched, value))
+            case frozenset():
+                return frozenset(map(self._searched, value))
             case Mapping():
                 return {self._searched(key): self._searched(each) for key, each in value.items()}
         return value
@@ -253,6 +273,10 @@ class Anonymizer:
     def _tls(self, hello: TlsHello) -> TlsHello:
         name = self.words.host(hello.server_name) if hello.server_name is not None else None
         return TlsHello(self.words.opaque(hello.random), name)
+
+
+def _status_line(start: str) -> str:
+    return " ".join(start.split(" ")[:2]) if start.startswith("HTTP/") else ""
 
 
 def _program(application: Application) -> str:

@@ -34,5 +34,5 @@ def anonymous(
         title=mask.title(given.title),
         clients=mask.searched(given.clients),
         changes=mask.searched(given.changes),
-        own=mask.searched(given.own),
+        own=mask.own(given.own),
     )

@@ -105,7 +105,9 @@ def health(
     record: Annotated[
         Path | None,
         typer.Option(
-            "--record", metavar="DIR", help="Keep what --watch saw in a new folder, for `probe health DIR`."
+            "--record",
+            metavar="DIR",
+            help="Keep what was asked, and what --watch saw, in a new folder, for `probe health DIR`.",
         ),
     ] = None,
     lab: Annotated[
@@ -178,8 +180,12 @@ def health(
         )
     seconds = duration_option(settle, "--settle")
     watching = Watching(watch, duration_option(duration, "--duration"), record)
-    if not watch and watching != Watching():
-        raise UsageError("--duration and --record say how --watch watches; give --watch too")
+    if not watch and watching.seconds is not None:
+        raise UsageError("--duration says how long --watch watches; give --watch too")
+    if record is not None and not (there or lab is not None):
+        raise UsageError(
+            "--record keeps what is asked; of what was recorded there is a folder already; leave it out"
+        )
     if watch and (from_here or not (there or lab is not None)):
         raise UsageError(
             "--watch needs agents to watch with; give svc/NAME without --from-here, or --lab SCENARIO"
@@ -250,6 +256,11 @@ def on_cluster(target: str, chosen: Chosen, settle: float | None, watching: Watc
             asked = there.run_from_here(api, wish, prepared, told, settle=seconds)
         else:
             asked = there.run(api, wish, prepared, told, settle=seconds)
+        if watching.record is not None:
+            from probe.health.keeping import keep_asked
+
+            keep_asked(watching.record, f"{selection}, context {api.context}", prepared, asked)
+            note(f"· kept in {watching.record}")
     return with_asking(asked.asking, asked.codes)
 
 
@@ -294,7 +305,7 @@ def of_record(
         )
     from analysis.analyze import analyze as judge
     from probe.commands import inputs
-    from probe.health.report import about_health
+    from probe.health.report import with_kept
     from probe.sessions.room import room
 
     recorded = inputs.recorded([Path(target)] if target else [], tap, objects, [])
@@ -318,7 +329,7 @@ def of_record(
         own=recorded.own,
         room=room(),
     )
-    return about_health(report)
+    return with_kept(report, recorded.own.asked)
 
 
 def end_with(report: HealthReport, output: Format) -> NoReturn:

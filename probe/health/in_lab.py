@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from analysis.facts import Facts, Service
-from analysis.health.asking import View
 from analysis.health.changes import EndpointChange
 from analysis.health.own import NONE_OWN, OwnChecks
+from analysis.health.rounds import View
 from probe.health.answers import FIRST_WITHIN, Answers, Lines
 from probe.health.questions import Question, leaving_of, own_questions, questions_of
 from probe.health.rounds import MOST_OUTPUT, SPARE, Asked, Output, Plan, ask_in_rounds, command, read_answer
@@ -86,10 +88,10 @@ class AskedInLab:
         self.asked = ask_in_rounds(plan, self._progress)
 
     def end(self) -> OwnChecks:
-        """Our own sockets, so that nobody takes them for a balancer's."""
+        """What was asked; and our own sockets, so that nobody takes them for a balancer's."""
         if self.asked is None:
             return NONE_OWN
-        return OwnChecks(sources=tuple(sorted(self.asked.sources)))
+        return OwnChecks(sources=tuple(sorted(self.asked.sources)), asked=self.asked.kept)
 
 
 class WatchedInLab(AskedInLab):
@@ -144,10 +146,11 @@ class WatchedInLab(AskedInLab):
                 process.wait(0)
             process.kill()
             process.wait()
-        sources = self.asked.sources if self.asked is not None else frozenset[tuple[str, int]]()
+        asked = super().end()
         if self._answers is None:
-            return super().end()
-        return self._answers.so_far(sources=sources)
+            return asked
+        own = self._answers.so_far(sources=frozenset(asked.sources))
+        return msgspec.structs.replace(own, asked=asked.asked)
 
     def _read(self, node: str, process: LabProcess, questions: Sequence[Question]) -> None:
         stream, lines, answers = process.stdout, Lines(), self._answers

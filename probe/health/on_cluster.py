@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import aiohttp
 
 from analysis.facts import Service
-from analysis.health.asking import View
 from analysis.health.replies import AskedFrom
+from analysis.health.rounds import View
 from probe.cluster.capturing import Prepared, Scene, Told, Wish, installed
 from probe.cluster.client import Api
 from probe.cluster.installation import Placed, Roll, obituary

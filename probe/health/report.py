@@ -6,9 +6,11 @@ from collections.abc import Iterable
 
 import msgspec
 
+from analysis.health.asking import judge_kept
 from analysis.health.judge import Codes
 from analysis.health.replies import Asking, Standing
 from analysis.health.result import Health
+from analysis.health.rounds import AskedRounds
 from analysis.report import Capture, Finding, Report, Severity
 from analysis.telling import told_finding
 
@@ -43,13 +45,21 @@ def about_health(report: Report) -> HealthReport:
     return HealthReport(service, report.capture, report.health, kept)
 
 
+def with_kept(report: Report, asked: AskedRounds | None) -> HealthReport:
+    """The answer from a session: what was watched, if anything was, and what was asked about its Service."""
+    if asked is None or report.service not in {None, asked.service}:
+        return about_health(report)
+    return with_asking(*judge_kept(asked), about_health(report) if report.capture.nodes else None)
+
+
 def with_asking(asking: Asking, codes: Codes, watched: HealthReport | None = None) -> HealthReport:
     """What was asked, beside what was watched. A finding that both lead to has the evidence of both."""
     base = watched or HealthReport(asking.service, None, None, ())
     found = {finding.code: finding for finding in base.findings}
     for code, lines in codes.items():
         before = found.get(code)
-        found[code] = told_finding(code, [*lines, *(before.evidence if before is not None else ())])
+        more = before.evidence if before is not None else ()  # a report may hold what was asked already
+        found[code] = told_finding(code, [*lines, *(line for line in more if line not in lines)])
     if base.health is not None and "SIP618" in found and any(_is_bad(each) for each in found.values()):
         del found["SIP618"]  # a rollout that lost clients, or packets that tell otherwise, is not "all well"
     return msgspec.structs.replace(

@@ -11,9 +11,10 @@ from typing import Protocol
 import msgspec
 
 from analysis.facts import Service
-from analysis.health.asking import ROUNDS, Round, View, judge, unsettled
+from analysis.health.asking import ROUNDS, judge_kept, unsettled
 from analysis.health.judge import Codes
 from analysis.health.replies import Asking, Reply
+from analysis.health.rounds import AskedRounds, Round, View
 from daemonset.node.health_port import MOST_START, OUTCOMES, PATIENCE, Answered, Target, ask_all
 from probe.health.questions import Question, best_of
 from probe.render.escape import escape
@@ -58,11 +59,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What came of it. `sources` are the addresses and ports of our own sockets."""
+    """What came of it, and what it came of. `sources` are the addresses and ports of our own sockets."""
 
     asking: Asking
     codes: Codes
     sources: frozenset[tuple[str, int]]
+    kept: AskedRounds
 
 
 def ask_in_rounds(plan: Plan, progress: Callable[[str], None]) -> Asked:
@@ -81,8 +83,16 @@ def ask_in_rounds(plan: Plan, progress: Callable[[str], None]) -> Asked:
         replies = ask_once(plan, questions, sources)
         view = plan.view()
         rounds.append(Round(before, view, tuple(replies)))
-    asking, codes = judge(rounds, plan.service, leaving=plan.leaving, reasons=plan.reasons)
-    return Asked(asking, codes, frozenset(sources))
+    kept = AskedRounds(
+        plan.service.key,
+        plan.service.external_policy,
+        plan.service.health_check_node_port,
+        tuple(rounds),
+        dict(plan.leaving),
+        tuple(plan.reasons),
+    )
+    asking, codes = judge_kept(kept)
+    return Asked(asking, codes, frozenset(sources), kept)
 
 
 def ask_once(plan: Plan, questions: Sequence[Question], sources: set[tuple[str, int]]) -> list[Reply]:

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 import aiohttp
+import msgspec
 
 from analysis.health.changes import EndpointChange
 from analysis.health.own import NONE_OWN, OwnChecks
@@ -107,10 +108,12 @@ class WatchOnCluster:
     def so_far(self) -> tuple[tuple[EndpointChange, ...], OwnChecks]:
         """What is known by now."""
         changes = self._slices.changes if self._slices is not None else ()
-        sources = self.asked.sources if self.asked is not None else frozenset[tuple[str, int]]()
-        if self._answers is None:
-            return changes, OwnChecks(sources=tuple(sorted(sources))) if sources else NONE_OWN
-        return changes, self._answers.so_far(self._clocks(), sources)
+        if self.asked is None:
+            return changes, NONE_OWN
+        own = OwnChecks(sources=tuple(sorted(self.asked.sources)))
+        if self._answers is not None:
+            own = self._answers.so_far(self._clocks(), self.asked.sources)
+        return changes, msgspec.structs.replace(own, asked=self.asked.kept)
 
     def end(self) -> tuple[tuple[EndpointChange, ...], OwnChecks]:
         """End both watches, whatever they do; what they have told."""
@@ -123,7 +126,7 @@ class WatchOnCluster:
             self._slices.stop()
         changes, own = self.so_far()
         if self._slices is not None and self._slices.lack:
-            own = OwnChecks(own.answers, own.sources, (*own.reasons, self._slices.lack))
+            own = msgspec.structs.replace(own, reasons=(*own.reasons, self._slices.lack))
         return changes, own
 
     def summary(self, report: Report) -> str:

@@ -31,6 +31,7 @@ from analysis.health.own import NONE_OWN, OwnChecks
 from analysis.ingress import IngressRecord
 from analysis.judging.forgery import plain_address
 from daemonset.keeping import FORMAT, INDEX, VERSION, file_name, new_id, write_index
+from daemonset.node.health_port import OUTCOMES
 from daemonset.observation import SCHEMA_VERSION
 from daemonset.wire import Frame, NatRows, PacketRows, Writer
 from probe import __version__
@@ -253,6 +254,11 @@ def _check_own(own: OwnChecks) -> None:
     for run in own.answers:
         if not 0 <= run.time <= run.until < 1 << 63 or run.times < 1:
             raise ValueError("a run of answers that never was")
+    for reply in (
+        reply for each in (own.asked.rounds if own.asked is not None else ()) for reply in each.replies
+    ):
+        if reply.outcome not in {*OUTCOMES, "not asked"} or not 0 <= reply.port <= 0xFFFF:
+            raise ValueError("an answer that nobody gave")
 
 
 def check_addresses(addresses: Iterable[str]) -> None:

@@ -89,6 +89,7 @@ def _together(parts: Sequence[Part], facts: Facts, places: tuple[str, ...]) -> M
             tuple(answer for part in parts for answer in part.meta.own.answers),
             tuple(source for part in parts for source in part.meta.own.sources),
             tuple(reason for part in parts for reason in part.meta.own.reasons),
+            next((part.meta.own.asked for part in parts if part.meta.own.asked is not None), None),
         ),
         ingress=ingress,
         streams={},

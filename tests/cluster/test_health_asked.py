@@ -389,3 +389,17 @@ def test_what_cannot_be_meant(asked_stage: Stage, arguments: tuple[str, ...], wo
     ending = asked_stage.start("health", *arguments).ending()
     assert ending.code == 2
     assert words in " ".join(ending.err.split())
+
+
+@pytest.mark.parametrize("more", [(), ("--from-here",)])
+def test_what_was_asked_can_be_judged_again(
+    asked_stage: Stage, ports: Ports, more: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = tmp_path / "session"
+    now = asked_stage.start(
+        "health", "svc/web", *more, "--settle", "0.1s", "--record", folder, "-o", "json"
+    ).ending()
+    later = asked_stage.start_plain("health", folder, "-o", "json")
+    assert later.json == now.json
+    assert (later.code, later.err) == (now.code, "")
+    assert f"kept in {folder}" in now.err

@@ -10,9 +10,10 @@ from typing import Any, Self
 import msgspec
 
 from analysis.facts import Endpoint, Policy, Service
-from analysis.health.asking import ROUNDS, Round, View, judge
+from analysis.health.asking import ROUNDS, judge
 from analysis.health.judge import Codes
 from analysis.health.replies import AskedFrom, Asking, NodeReplies, Reply
+from analysis.health.rounds import Round, View
 from probe.health.report import HealthReport, with_asking
 
 PORT, HEALTHZ = 32100, 10256
