@@ -41,7 +41,7 @@ connect = legs.duckdb.connect
 
 
 def look(folder):
-    while not (files := os.listdir(folder)):
+    while not (files := [name for name in os.listdir(folder) if not name.startswith(".")]):
         pass
     print(folder, *files, flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
