@@ -14,10 +14,12 @@ import sys
 from pathlib import Path
 
 from daemonset.node.conntrack import ConntrackError, Drained, Events, parse_text, snapshot
+from daemonset.node.conntrack_counters import counted, reading
 from daemonset.observation import NatEvent
 from tests.ground.rows import nats
 
 LISTEN, SERVICE = 8080, 80
+NAMES = ("drop", "early_drop", "insert_failed", "invalid", "chain_too_long")
 NOBODYS = [(6, SERVICE + 1), (17, SERVICE), (6, LISTEN), (17, LISTEN)]
 
 
@@ -97,10 +99,31 @@ def overrun() -> dict[str, object]:
         }
 
 
+def counters() -> dict[str, object]:
+    """The statistics before and after connections, and what the conntrack tool and the kernel's settings say."""
+    before = reading()
+    with serve(), connect("10.9.9.9"), connect("fd09::9"):
+        after = reading()
+        said = counted(before, after)
+        tool, count = (
+            subprocess.run(["conntrack", option], check=True, capture_output=True, text=True).stdout
+            for option in ("-S", "-C")
+        )
+    cpus = [dict(pair.split("=") for pair in line.split()) for line in tool.splitlines()]
+    return {
+        "cpus": [len(after.cpus), len(cpus)],
+        "entries": [said.entries_before, said.entries, int(count)],
+        "maximum": [said.maximum, int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())],
+        "ours": [sum(getattr(cpu, name) for cpu in after.cpus.values()) for name in NAMES],
+        "tool's": [sum(int(cpu[name.replace("_too_", "too")]) for cpu in cpus) for name in NAMES],
+        "between": [said.drop, said.early_drop],
+    }
+
+
 def refused() -> dict[str, object]:
     """Without the capability, as its user sees it."""
     said = []
-    for attempt in (snapshot, Events):
+    for attempt in (snapshot, Events, reading):
         try:
             attempt()
         except ConntrackError as error:
@@ -109,6 +132,7 @@ def refused() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    json.dump(
-        {"events": events, "table": table, "overrun": overrun, "refused": refused}[sys.argv[1]](), sys.stdout
-    )
+    asked = {
+        "events": events, "table": table, "overrun": overrun, "counters": counters, "refused": refused,
+    }  # fmt: skip
+    json.dump(asked[sys.argv[1]](), sys.stdout)

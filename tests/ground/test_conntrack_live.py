@@ -88,7 +88,16 @@ def test_an_overrun_is_a_gap_and_not_silence(node: Scene) -> None:
     }  # fmt: skip
 
 
+def test_counters_are_those_of_the_tool(node: Scene) -> None:
+    said = ask(node, "counters")
+    assert said["cpus"][0] == said["cpus"][1] > 0
+    assert said["entries"] == [0, 2, 2]
+    assert said["maximum"][0] == said["maximum"][1] > 0
+    assert said["ours"] == said["tool's"]
+    assert said["between"] == [0, 0]
+
+
 def test_without_the_capability_the_error_names_it(node: Scene) -> None:
     drop = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
     said = ask(node, "refused", *drop)["said"]
-    assert said == ["conntrack cannot be read: it needs the capability NET_ADMIN"] * 2
+    assert said == ["conntrack cannot be read: it needs the capability NET_ADMIN"] * 3
