@@ -45,7 +45,7 @@ class FullTable:
         least = "at least " if self.failed else ""
         return (
             f"the node's kernel dropped {least}{_packets(self.dropped)} in the capture, "
-            f"and its table of connections was {self._how_full} ({self.entries:,} of {self.maximum:,})"
+            f"and its table of connections was {self._how_full}"
         )
 
     @property
@@ -60,9 +60,10 @@ class FullTable:
 
     @property
     def _how_full(self) -> str:
+        held = f"{self.entries:,} of {self.maximum:,}"
         if self.entries >= self.maximum:
-            return "full"
-        return "full at times" if self.evicted else "nearly full"
+            return f"full ({held})"
+        return f"full at times ({held} when it was read)" if self.evicted else f"nearly full ({held})"
 
 
 def full_tables(recording: Recording) -> dict[str, FullTable]:

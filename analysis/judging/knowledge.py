@@ -21,6 +21,8 @@ from analysis.recording import Recording
 from daemonset.observation import ProxyHeader, TapKind
 
 REPEATED = 500_000_000  # ns between first and last attempt; the first SYN timeout is 1 s (RFC 6298 §2.1)
+#: Silences of which a node without room for another connection may be the cause.
+_UNEXPLAINED = frozenset({Silence.UNEXPLAINED, Silence.TOO_SHORT})
 POD_SIDE = frozenset({TapKind.BRIDGE, TapKind.VETH, TapKind.POD})
 
 
@@ -100,7 +102,7 @@ def learn(connection: Connection, coverage: Coverage, book: AddressBook, facts: 
         forwarded=forwarded,
         rejected=bool(trip.leg.refusals) and not trip.leg.answered,
         silence=silence,
-        no_room=_no_room(trip, coverage, facts) if silence is Silence.UNEXPLAINED else "",
+        no_room=_no_room(trip, coverage, facts) if silence in _UNEXPLAINED else "",
         replaced=bool(trip.changes),
         proxied=proxied,
         client=client,

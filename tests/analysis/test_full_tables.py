@@ -74,6 +74,16 @@ def test_a_node_is_told_of_though_no_connection_met_it() -> None:
     assert journey.verdict is Verdict.PRESERVED
 
 
+def test_one_attempt_alone_is_told_the_same() -> None:
+    story = Story(cluster()).watch("bridge:node1/cni0").syn([("nic:node1/eth0", C, NODE_PORT)], isn=7_000)
+    (journey,) = told(story, FULL).journeys
+    assert journey.verdict is Verdict.INCONCLUSIVE
+    assert (journey.reason or "").startswith(
+        "only one attempt was seen, and nothing that followed it; the node's"
+    )
+    assert not journey.findings
+
+
 def test_another_nodes_table_explains_nothing() -> None:
     (journey,) = told(silent(), FULL, node="node2").journeys
     assert journey.reason is not None
@@ -99,7 +109,7 @@ def test_a_drop_that_the_facts_call_for_stays_theirs() -> None:
         ),
         (
             counts(QUIET, drop=12, early_drop=3),
-            "dropped 12 packets in the capture, and its table of connections was full at times (1,000 of 262,144)",
+            "and its table of connections was full at times (1,000 of 262,144 when it was read)",
         ),
         (
             counts(entries_before=9, entries=250_000),
