@@ -23,6 +23,9 @@ RAW_LIMIT = 536 + 16
 
 _BEGUN_V1 = b"PROX"
 
+#: Bytes of a header of version 1 at most, and of the fixed part of version 2, which ends with the length of the rest.
+_MOST_V1, _FIXED_V2 = 107, 16
+
 _Read = tuple[Payload, Head | None]
 _DATA: _Read = (Payload.DATA, None)
 _NONE: _Read = (Payload.NONE, None)
@@ -49,7 +52,8 @@ def _read_proxy(payload: bytes) -> _Read:
     if decoded.error or not decoded.complete:
         # A broken header has no known end; one that is cut has none here.
         error = str(decoded.error) if decoded.error else None
-        return kind, Head(decoded.headers, error, decoded.complete, raw=payload[:RAW_LIMIT])
+        end = _end_of_broken(payload, decoded.rest) if error is not None else len(payload)
+        return kind, Head(decoded.headers, error, decoded.complete, raw=payload[: min(end, RAW_LIMIT)])
     raw = payload[: min(decoded.rest, RAW_LIMIT)]
     behind = payload[decoded.rest :]
     if behind[:1] == b"\x16":
@@ -62,6 +66,14 @@ def _read_proxy(payload: bytes) -> _Read:
         more=http.read_requests(behind) if request else (),
         h2=behind.startswith(http.PREFACE),
     )
+
+
+def _end_of_broken(payload: bytes, start: int) -> int:
+    """Where a header that is in error may end at most: a request behind it is none of the header's."""
+    if payload[start : start + 1] != b"P":
+        return start + _FIXED_V2 + int.from_bytes(payload[start + 14 : start + _FIXED_V2], "big")
+    line_end = payload.find(b"\n", start, start + _MOST_V1)
+    return line_end + 1 if line_end >= 0 else start + _MOST_V1
 
 
 def _read_letter(payload: bytes) -> _Read:

@@ -1,15 +1,18 @@
 """HTTP/1 message heads (RFC 9112): the start line, and the fields that say who the client is.
 
-Only fields of an allow list are kept: what identifies a client, a request or a proxy on the way. Cookies and
-credentials are not looked at; bodies are passed over, to the requests behind them. A field whose line is cut is
-dropped, because half an address reads like another address.
+Only fields of an allow list are kept: what identifies a client, a request or a proxy on the way; other fields of the
+X-Forwarded family only where they hold addresses, for some of them hold tokens and names of people. Of a request's
+target the path is kept (`request_line`). Cookies and credentials are not looked at; bodies are passed over, to the
+requests behind them. A field whose line is cut is dropped, because half an address reads like another address.
 """
 
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 
 from daemonset.decode.http_body import message_end
+from daemonset.decode.request_line import discreet
 from daemonset.observation import VALUE_LIMIT, HttpHead, Payload
 
 PREFACE = b"PRI * HTTP/2.0\r\n"  # RFC 9113 section 3.4, its first line
@@ -29,13 +32,22 @@ _KEPT = frozenset(
         "x-cluster-client-ip",
         "x-correlation-id",
         "x-envoy-external-address",
+        "x-forwarded-by",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+        "x-forwarded-protocol",
+        "x-forwarded-scheme",
+        "x-forwarded-server",
+        "x-forwarded-ssl",
         "x-original-forwarded-for",
         "x-probe-token",
         "x-real-ip",
         "x-request-id",
     }
 )
-_KEPT_PREFIX = "x-forwarded-"
+_FAMILY = "x-forwarded-"
 
 #: How many requests behind the first are read of one segment.
 REQUEST_MAX = 64
@@ -94,7 +106,8 @@ def read_requests(payload: bytes) -> tuple[HttpHead, ...]:
 
 def _head(payload: bytes) -> HttpHead:
     lines = payload[:_HEAD_LIMIT].decode("latin-1").split("\n", _FIELD_LIMIT + 1)
-    return HttpHead(lines[0].rstrip("\r")[:VALUE_LIMIT], _fields(lines[1:-1]))
+    start = lines[0].rstrip("\r")[:VALUE_LIMIT]
+    return HttpHead(start if start.startswith("HTTP/") else discreet(start), _fields(lines[1:-1]))
 
 
 def _fields(lines: list[str]) -> tuple[tuple[str, str], ...]:
@@ -112,7 +125,21 @@ def _fields(lines: list[str]) -> tuple[tuple[str, str], ...]:
             continue
         name, _, value = text.partition(":")
         name = name.lower()
-        keeping = name in _KEPT or name.startswith(_KEPT_PREFIX)
+        keeping = name in _KEPT or name.startswith(_FAMILY)
         if keeping:
             fields.append((name[:VALUE_LIMIT], value.strip(" \t")[:VALUE_LIMIT]))
-    return tuple(fields)
+    return tuple((name, value) for name, value in fields if name in _KEPT or _are_addresses(value))
+
+
+def _are_addresses(value: str) -> bool:
+    """Whether a value is a list of addresses, each with or without a port."""
+    return all(_is_address(each.strip()) for each in value.split(","))
+
+
+def _is_address(text: str) -> bool:
+    bare = text[1:].partition("]")[0] if text.startswith("[") else text
+    try:
+        ip_address(bare.partition(":")[0] if bare.count(":") == 1 else bare)
+    except ValueError:
+        return False
+    return True

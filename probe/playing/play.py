@@ -208,7 +208,10 @@ def _service(scenario: Scenario) -> str | None:
 
 
 def _title(scenario: Scenario, proxy_mode: ProxyMode, question: Question | None) -> str:
-    what = scenario.title if question is None else f"asked {question.target.url}"
+    what = scenario.title
+    if question is not None:
+        url, query, _ = question.target.url.partition("?")
+        what = f"asked {url}{'?…' if query else ''}"  # it is kept, and queries hold tokens
     return f"{scenario.name}, {proxy_mode} mode: {what}"
 
 

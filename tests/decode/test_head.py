@@ -71,6 +71,22 @@ class TestPayload:
         assert "byte 20" in (head.proxy_error or "")
         assert said(SIGNATURE + b"\x11", Payload.PROXY_V2).proxy_error
 
+    @pytest.mark.parametrize(
+        "header",
+        [
+            b"PROXY TCP4 nonsense\r\n",
+            b"PROXY TCP4 192.0.2.1\n",
+            LINE + b"PROXY TCP5 a b 1 2\r\n",
+            SIGNATURE + b"\x2f\x11\x00\x02ab",
+            tcp4() + SIGNATURE + b"\x51\x11\x00\x00",
+        ],
+    )
+    def test_of_what_is_behind_a_broken_header_nothing_is_kept(self, header: bytes) -> None:
+        kind, head = read_payload(header + b"GET / HTTP/1.1\r\nCookie: hunter2\r\n\r\n")
+        assert head is not None
+        assert head.proxy_error
+        assert head.raw == header, kind
+
     def test_the_kept_bytes_are_bounded(self) -> None:
         head = said(tcp4(tlv(4, bytes(5000))) + REQUEST, Payload.PROXY_V2)
         assert len(head.raw) == RAW_LIMIT
@@ -130,6 +146,25 @@ class TestHttp:
         ) == {
             "forwarded": "for=192.0.2.1", "x-forwarded-proto": "https", "x-real-ip": "192.0.2.1", "x-probe-token": "t",
         }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "X-Forwarded-Access-Token: eyJhbGciOiJIUzI1NiJ9.e30.x",
+            "X-Forwarded-Email: alice@example.com",
+            "X-Forwarded-User: alice",
+            "X-Forwarded-Uri: /reset?token=hunter2",
+            'X-Forwarded-Client-Cert: Hash=ab;Subject="CN=alice"',
+            "X-Forwarded-Access-Token : deadbeef",
+            "X-Forwarded-Key: 192.0.2.1, hunter2",
+        ],
+    )
+    def test_what_a_proxy_says_of_a_person_is_not_kept(self, line: str) -> None:
+        assert self.fields(line, "Host: a") == {"host": "a"}
+
+    @pytest.mark.parametrize("value", ["192.0.2.1", "192.0.2.1:80, [2001:db8::1]:81", "2001:db8::1"])
+    def test_a_field_of_the_family_that_names_addresses_is_kept_whatever_its_name(self, value: str) -> None:
+        assert self.fields(f"X-Forwarded-Client-Ip: {value}") == {"x-forwarded-client-ip": value}
 
     def test_ids_of_a_request_are_kept(self) -> None:
         ids = {
