@@ -107,7 +107,8 @@ def read_requests(payload: bytes) -> tuple[HttpHead, ...]:
 def _head(payload: bytes) -> HttpHead:
     lines = payload[:_HEAD_LIMIT].decode("latin-1").split("\n", _FIELD_LIMIT + 1)
     start = lines[0].rstrip("\r")[:VALUE_LIMIT]
-    return HttpHead(start if start.startswith("HTTP/") else discreet(start), _fields(lines[1:-1]))
+    start = start if start.startswith("HTTP/") else discreet(start)[:VALUE_LIMIT]
+    return HttpHead(start, _fields(lines[1:-1]))
 
 
 def _fields(lines: list[str]) -> tuple[tuple[str, str], ...]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from daemonset.decode.http import read_head, read_requests
 from daemonset.decode.request_line import discreet
+from daemonset.observation import VALUE_LIMIT
 
 DIGEST = "#[0-9a-f]{12}"
 
@@ -69,6 +70,16 @@ def test_every_request_of_a_segment_is_told_so() -> None:
     assert len(heads) == 3
     assert len({head.start for head in heads}) == 1
     assert "hunter2" not in str(heads)
+
+
+@pytest.mark.parametrize("behind", ["?", "?x", "?token=hunter2", "#", ";"])
+@pytest.mark.parametrize("short", range(6))
+def test_a_line_that_is_cut_is_no_longer_for_its_digest(behind: str, short: int) -> None:
+    path = "a" * (VALUE_LIMIT - len("GET /") - short)
+    head = read_head(f"GET /{path}{behind} HTTP/1.1\r\n\r\n".encode())
+    assert head is not None
+    assert len(head.start) <= VALUE_LIMIT
+    assert "hunter2" not in head.start
 
 
 def test_a_status_line_is_as_it_was() -> None:
