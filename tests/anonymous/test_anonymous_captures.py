@@ -127,13 +127,13 @@ def test_the_same_packets_are_judged_the_same(
 
 @pytest.mark.lab
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_nothing_that_a_capture_in_the_lab_leaves_names_anybody(name: str, tmp_path: Path) -> None:
+def test_nothing_that_a_capture_in_the_lab_leaves_names_anybody(name: str, key: Path, tmp_path: Path) -> None:
     folder = tmp_path / "session"
     written = {form: tmp_path / f"out.{form}" for form in (*FILES, "packets", "events")}
     options = [word for form in (*FILES, "events") for word in (f"--{form}", written[form])]
     done = ended(
-        start("capture", "--lab", name, "--anonymize", *options, "-w", written["packets"], "--record", folder,
-              "-o", "json")
+        start("capture", "--lab", name, "--anonymize", "--key", key, *options, "-w", written["packets"],
+              "--record", folder, "-o", "json")
     )  # fmt: skip
     expected = {request.expect.verdict for request in load_scenario(name).requests}
     assert {journey["verdict"] for journey in done.json["journeys"]} == expected
@@ -147,12 +147,12 @@ def test_nothing_that_a_capture_in_the_lab_leaves_names_anybody(name: str, tmp_p
 
 
 @pytest.mark.lab
-def test_what_was_asked_is_in_no_file(tmp_path: Path) -> None:
+def test_what_was_asked_is_in_no_file(key: Path, tmp_path: Path) -> None:
     folder, html = tmp_path / "session", tmp_path / "page.html"
     url = "http://balancer/reset/alice?token=hunter2hunter2"
     done = ended(
-        start("capture", "--lab", "proxy-v2-ok", "--anonymize", "--send", url, "--spoof", "x-forwarded-for=192.0.2.77",
-              "--from-ip", "172.30.0.0/16", "--record", folder, "--html", html)
+        start("capture", "--lab", "proxy-v2-ok", "--anonymize", "--key", key, "--send", url,
+              "--spoof", "x-forwarded-for=192.0.2.77", "--from-ip", "172.30.0.0/16", "--record", folder, "--html", html)
     )  # fmt: skip
     assert done.code in {0, 3, 4}, done.err
     made = {path.name: path.read_bytes() for path in (*folder.iterdir(), html)}

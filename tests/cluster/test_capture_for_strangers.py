@@ -30,6 +30,13 @@ def lab_addresses(stage: Stage) -> set[str]:
     return found
 
 
+def secret(folder: Path) -> Path:
+    """A key that is the same each time: of a new one, some address becomes another true one by chance, one day."""
+    file = folder / "key"
+    file.write_bytes(bytes(range(32)))
+    return file
+
+
 def as_people_call_it(stage: Stage) -> None:
     config = json.loads(stage.kubeconfig.read_text())
     config["contexts"][0]["name"] = config["current-context"] = CONTEXT
@@ -43,7 +50,8 @@ def test_whatever_is_told_of_a_cluster_is_of_others(
     as_people_call_it(stage)
     written = {form: tmp_path / f"out.{form}" for form in ("html", "markdown", "events", "w")}
     running = stage.start(
-        "capture", "svc/web", "--duration", "60s", "--anonymize", "--record", folder, "-o", "json",
+        "capture", "svc/web", "--duration", "60s", "--anonymize", "--key", secret(tmp_path), "--record", folder,
+        "-o", "json",
         "--html", written["html"], "--markdown", written["markdown"], "--events", written["events"], "-w", written["w"],
     )  # fmt: skip
     running.until("watching for")
@@ -72,7 +80,17 @@ def test_a_kill_while_it_is_captured_leaves_a_folder_of_nobody(
     lab_stage: Callable[[str], Stage], tmp_path: Path
 ) -> None:
     stage, folder = lab_stage("cluster-remote"), tmp_path / "session"
-    running = stage.start("capture", "svc/web", "--duration", "60s", "--anonymize", "--record", folder)
+    running = stage.start(
+        "capture",
+        "svc/web",
+        "--duration",
+        "60s",
+        "--anonymize",
+        "--key",
+        secret(tmp_path),
+        "--record",
+        folder,
+    )
     running.until("watching for")
     answers = stage.lab.send()
     running.until(f"{len(answers)} connections")
