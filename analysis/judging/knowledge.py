@@ -114,6 +114,7 @@ def learn(connection: Connection, coverage: Coverage, book: AddressBook, facts: 
         replaced_before=replaced_before,
         origin_certain=certain,
         delivered=delivered(trip, book, facts),
+        unlisted=trip.steps[-1].kind is TapKind.POD and not trip.steps[-1].at_endpoint,
     )
 
 

@@ -100,6 +100,7 @@ class Known:
     replaced_before: bool = False  # the source address changed before it reached the balancer
     origin_certain: bool = True
     delivered: bool = True  # seen where only the endpoint itself can follow
+    unlisted: bool = False  # last seen at a pod that the objects do not know as an endpoint
     unheard: bool = (
         False  # the server may have named another to a server behind it, and nothing says what it believes
     )
@@ -174,13 +175,19 @@ def _by_packets(known: Known) -> Judgement:
             "where the connection entered was not seen, and its source may already be a translated one"
         )
     if not known.delivered:
-        return _unsure("the connection was not seen at its endpoint")
+        return _unsure(_not_delivered(known))
     if known.contested:
         return _unsure(
             "the endpoint was reached with the client's own address, but a field of the request names another, and "
             "which of them the server believes was not seen"
         )
     return Judgement(Verdict.PRESERVED, "high", "the endpoint was reached with the client's own address")
+
+
+def _not_delivered(known: Known) -> str:
+    if known.unlisted:
+        return "the pod at which the connection was last seen is no endpoint in the objects"
+    return "the connection was not seen at its endpoint"
 
 
 def _unsure(reason: str) -> Judgement:
@@ -201,8 +208,8 @@ def _taken(known: Known) -> Judgement:
         )
     if not known.delivered:
         return _unsure(
-            "a PROXY header carries the client's address, but the connection was not seen at its endpoint, so its "
-            "sender's address may have been replaced on the way, and with it the server's belief"
+            f"a PROXY header carries the client's address, but {_not_delivered(known)}, so its sender's address may "
+            "have been replaced on the way, and with it the server's belief"
         )
     if known.unheard:
         return _unsure(

@@ -587,3 +587,19 @@ def test_a_header_seen_at_the_entry_alone_leaves_open_what_the_server_makes_of_i
     assert journey.verdict is Verdict.INCONCLUSIVE
     assert "not seen at its endpoint" in (journey.reason or "")
     assert journey.seen_by_app is None
+
+
+def test_a_pod_that_the_objects_do_not_know_was_reached_all_the_same() -> None:
+    """As where pods came and went after the objects were fetched: that nobody saw it arrive would not be true."""
+    new = "10.244.1.77:8080"
+    way = [
+        ("nic:node1/eth0", f"{LB}:50000", NODE_PORT),
+        ("bridge:node1/cni0", f"{LB}:50000", new),
+        ("pod:node1/web-new", f"{LB}:50000", new),
+    ]
+    story = Story(cluster("Cluster", balancer=LB)).connection(way, data=v1(C) + HTTP)
+    (journey,) = story.report().journeys
+    assert journey.verdict is Verdict.INCONCLUSIVE
+    assert "the pod at which the connection was last seen is no endpoint in the objects" in (
+        journey.reason or ""
+    )
