@@ -35,15 +35,15 @@ class Count:
     """What came of many degraded sessions."""
 
     sessions: int = 0
-    journeys: int = 0
-    conclusive: int = 0
+    telling: int = 0  # sessions that give a verdict where nothing is degraded
+    given: float = 0.0  # of how many of its verdicts a session still gives, summed over these
     wrong: list[str] = field(default_factory=list)
 
     def add(self, other: Count) -> None:
         """Take another's in."""
         self.sessions += other.sessions
-        self.journeys += other.journeys
-        self.conclusive += other.conclusive
+        self.telling += other.telling
+        self.given += other.given
         self.wrong += other.wrong
 
 
@@ -60,8 +60,9 @@ def tried(original: Original, harm: str, draws: range) -> Count:
             count.wrong.append(f"{where}: {traceback.format_exc(limit=-1).splitlines()[-1]}")
             continue
         count.sessions += 1
-        count.journeys += settled(full)
-        count.conclusive += min(settled(partial), settled(full))
+        if verdicts := settled(full):
+            count.telling += 1
+            count.given += min(settled(partial), verdicts) / verdicts
         count.wrong += [
             f"{where}: {journey.client} {journey.verdict}, {journey.reason}"
             for journey in another(full, partial, truth=original.truth, left_open=original.left_open)
@@ -125,12 +126,12 @@ def rows(
 
 
 def _row(harm: str, total: Count, again: str, lacking: str) -> Row:
-    share = total.conclusive / total.journeys if total.journeys else 0.0
+    share = total.given / total.telling if total.telling else 0.0
     return Row(
         f"sessions: {harm}",
         total.sessions,
         len(total.wrong),
-        f"{share:.0%} of {total.journeys:,} verdicts still given{lacking}",
+        f"{share:.0%} of a session's verdicts still given{lacking}",
         again,
         tuple(total.wrong[:_DETAILS]),
     )
