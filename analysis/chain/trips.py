@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 from analysis.asked import Asked
 from analysis.chain.claims import Claims, address_in
@@ -84,6 +85,21 @@ class Trip:
     def from_client_tap(self) -> bool:
         """Whether the client itself was watched opening it."""
         return self.steps[0].kind is TapKind.CLIENT
+
+    @property
+    def circular(self) -> bool:
+        """Whether it seems to come from an address that it came to before, so that where it began is not known.
+
+        A pod that takes a connection and passes it on in its own name seems to have begun it where a clock was put
+        right meanwhile: the client's packets come after its own. An endpoint that reaches itself is none of this.
+        """
+        if self.from_client_tap:
+            return False
+        begun = self.steps[0].addresses.src
+        back = [source for source, _ in groupby(step.addresses.src for step in self.steps)].count(begun) > 1
+        return back or any(
+            step.addresses.dst == begun != step.addresses.src and not step.at_endpoint for step in self.steps
+        )
 
     @property
     def reached(self) -> Step | None:

@@ -98,6 +98,7 @@ def learn(connection: Connection, coverage: Coverage, book: AddressBook, facts: 
     silence = Silence.NONE if forwarded else _silence(connection, coverage, facts)
     return Known(
         mixed=trip.mixed,
+        circular=trip.circular,
         header=header,
         forwarded=forwarded,
         rejected=bool(trip.leg.refusals) and not trip.leg.answered,

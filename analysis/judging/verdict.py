@@ -3,7 +3,7 @@
 A wrong verdict is the worst thing this program can do, so each conclusion asks for positive evidence of every step it
 rests on, and anything that could be explained by a packet that was not seen is inconclusive. The cases, in order:
 
-1. Packets of two connections cannot be told apart: inconclusive.
+1. Packets of two connections cannot be told apart, or it seems to begin where it has come from elsewhere: inconclusive.
 2. A server further on was heard to name its client, and the client is known: preserved if it is the same, else lost.
 3. The address was replaced on the way to a balancer: lost. Else a PROXY header that names the client: preserved
    when the server is seen to take it from a known balancer, and either asks nobody behind it or believes it by its
@@ -83,6 +83,7 @@ class Known:
     """What is known of a journey's last leg (and, for `proxied`, of what came before it)."""
 
     mixed: bool = False
+    circular: bool = False  # it seems to start from an address that it came to, or came back from
     header: Header = Header.ABSENT
     forwarded: bool = True  # a packet towards an endpoint was seen, or the kernel's record of one
     rejected: bool = False  # the node answered with RST or an ICMP error
@@ -119,6 +120,11 @@ def judge(known: Known) -> Judgement:
     """The verdict for what is known; see the numbered cases of this module."""
     if known.mixed:
         return _unsure("packets of another connection with the same sequence number cannot be told apart")
+    if known.circular:
+        return _unsure(
+            "packets of the connection also came to the address that it seems to start from, or had another source in "
+            "between, so where it began is not known"
+        )
     if known.named is Named.AMONG:
         return _unsure(
             "the server named the client's address among others to the application behind it, and which of them that "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from analysis.engine.legs import FourTuple
 from analysis.facts import Service
 from analysis.hops.addresses import Target, TargetKind
 from analysis.hops.steps import Step, _each_state_once
+from analysis.report import Verdict
 from daemonset.observation import TapKind, TcpFlag, Tunnel
 from tests.analysis.story import CLIENT as CALLER
 from tests.analysis.story import NODES, PODS, Story, cluster
@@ -49,6 +51,23 @@ def test_what_asks_for_an_endpoint_begins_where_nobody_saw_the_client() -> None:
         step("node1", TapKind.POD, TO_SERVICE),
     ]
     assert _each_state_once(steps)[0].addresses == TO_SERVICE
+
+
+@pytest.mark.parametrize("seen", ["on its way to the pod", "before it was translated"])
+def test_a_pod_that_passes_on_what_came_to_it_is_no_client(seen: str) -> None:
+    """Nothing but its Service is known, and the node's clock was put right: the pod's own packets seem to be first."""
+    pod, caller = "10.244.1.2:37065", f"{CALLER}:37065"
+    asked = f"{NODES['node1']}:80" if seen == "before it was translated" else "10.244.1.2:80"
+    way = [
+        ("pod:node1/svclb", pod, "10.96.0.80:80"),
+        ("nic:node1/eth0", caller, asked),
+        ("nic:node1/eth0", pod, f"{PODS['node2']}:8080"),
+        ("pod:node2/web", pod, f"{PODS['node2']}:8080"),
+    ]
+    facts = msgspec.structs.replace(cluster(endpoints=()), pods=(), nodes=())
+    (journey,) = Story(facts).connection(way, 7_000).report().journeys
+    assert journey.verdict is Verdict.INCONCLUSIVE
+    assert "where it began is not known" in (journey.reason or "")
 
 
 @pytest.mark.parametrize("first", ["40000", "40001"])
