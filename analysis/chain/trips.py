@@ -121,6 +121,15 @@ class Trip:
         return tuple(found)
 
     @property
+    def unplaced_claims(self) -> tuple[Claims, ...]:
+        """What a first request claimed that by a clock put right came before the handshake: none of `requests`."""
+        first = self.leg.first_bytes
+        if self.requests or first is None or first.head is None:
+            return ()
+        heads = [head for head in (first.head.http, *first.head.more) if head is not None]
+        return tuple(claims for head in heads if (claims := Claims.of(head)))
+
+    @property
     def unreadable(self) -> str | None:
         """What hides the requests: "TLS" or "HTTP/2"; None where nothing does."""
         kinds = {said.payload for said in self.leg.stream.requests}
@@ -195,7 +204,8 @@ class Connection:
     @property
     def claims(self) -> tuple[Claims, ...]:
         """What the requests claimed when they reached the endpoint."""
-        return tuple(request.claims for request in self.requests if request.claims)
+        placed = tuple(request.claims for request in self.requests if request.claims)
+        return placed + self.trip.unplaced_claims
 
     @property
     def names_others(self) -> bool:

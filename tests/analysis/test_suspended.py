@@ -9,8 +9,10 @@ import pytest
 
 from analysis.analyze import analyze
 from analysis.report import Verdict
-from tests.analysis.story import Story, cluster
-from tests.analysis.test_stories import HTTP, LOCAL, MASQUERADED, NODE_PORT, POD, REMOTE, C
+from daemonset.observation import Payload
+from tests.analysis.story import CLIENT, Story, cluster
+from tests.analysis.test_chain import get
+from tests.analysis.test_stories import BEHIND, HTTP, LB, LOCAL, MASQUERADED, NODE_PORT, POD, REMOTE, C
 
 HOUR = 3_600 * 1_000_000_000  # ns
 
@@ -45,3 +47,16 @@ def test_no_verdict_turns_into_another_wherever_the_sleep_falls(name: str) -> No
         slept = analyze(dataclasses.replace(recording, packets=rows), story.facts)
         told = {journey.verdict for journey in slept.journeys}
         assert told <= {*awake, Verdict.INCONCLUSIVE}, f"asleep before packet {asleep}: {told}"
+
+
+def test_a_request_that_seems_to_come_before_its_handshake_still_says_whom_it_names() -> None:
+    """The clock was put back between the two. That nothing names the client would not be true."""
+    request = get(X_Forwarded_For=CLIENT)
+    recording = Story(cluster("Local", balancer=LB)).connection(BEHIND, data=request).recording()
+    packets = recording.packets.copy()
+    packets["time"][packets["payload"] == Payload.HTTP_REQUEST] -= np.uint64(4_000_000_000)
+    (journey,) = analyze(
+        dataclasses.replace(recording, packets=packets), cluster("Local", balancer=LB)
+    ).journeys
+    assert journey.verdict is Verdict.INCONCLUSIVE
+    assert "the field that names a client" in (journey.reason or "")
