@@ -83,6 +83,7 @@ def search(reader: Reader, folder: Path, runs: int, options: list[str]) -> int:
         limits = [
             f"-max_len={reader.longest + 1}",
             "-timeout=30",
+            "-report_slow_units=3600",  # by the clock, which goes on while others have the processor
             f"-rss_limit_mb={MOST}",
             "-print_final_stats=1",
         ]
