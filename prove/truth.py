@@ -51,6 +51,7 @@ def tried(original: Original, harm: str, draws: range) -> Count:
     """Degrade one session in one way, once for each of these draws."""
     count = Count()
     full = original.whole
+    verdicts = settled(full)
     for number in draws:
         dice = random.Random(f"{original.name}/{harm}/{number}")  # noqa: S311 - to be made again
         where = f"{original.name}, {harm}, draw {number}"
@@ -60,7 +61,7 @@ def tried(original: Original, harm: str, draws: range) -> Count:
             count.wrong.append(f"{where}: {traceback.format_exc(limit=-1).splitlines()[-1]}")
             continue
         count.sessions += 1
-        if verdicts := settled(full):
+        if verdicts:
             count.telling += 1
             count.given += min(settled(partial), verdicts) / verdicts
         count.wrong += [
